@@ -1,0 +1,77 @@
+# `make help` lists the targets. Each one sets up .venv first where needed.
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+
+BIN := .venv/bin
+STAMP := .venv/.setup-complete
+LOG := .venv/setup.log
+PIP := $(BIN)/python -m pip install -q -c constraints.txt
+RECENT := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint types layers format bench wheel clean FORCE
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-15s %s\n' "$$name" "$$text"; done
+
+setup: $(STAMP)  ## make or renew .venv
+
+# The stamp holds the folder that .venv was made in: a moved or copied .venv would still point there, and is made anew.
+MADE_IN := $(shell cat $(STAMP) 2>/dev/null)
+ifneq ($(MADE_IN),)
+ifneq ($(MADE_IN),$(CURDIR))
+$(STAMP): FORCE
+endif
+endif
+
+$(STAMP): pyproject.toml constraints.txt
+	@"$(PYTHON)" $(RECENT) 2>/dev/null || { \
+	    echo "torchledger needs Python 3.11 or newer, but $(PYTHON) is: $$("$(PYTHON)" --version 2>&1)." \
+	         "Name another: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@if { test -z "$(MADE_IN)" || test "$(MADE_IN)" = "$(CURDIR)"; } \
+	    && $(BIN)/python $(RECENT) 2>/dev/null && $(BIN)/python -m pip --version >/dev/null 2>&1; \
+	then echo "Renewing .venv ..."; \
+	else echo "Setting up .venv (a few minutes if torch must be downloaded) ..."; "$(PYTHON)" -m venv --clear .venv; fi
+	@rm -f $@
+	@{ $(PIP) hatchling editables \
+	    && $(PIP) --no-build-isolation -e '.[dev]' \
+	    && $(PIP) --no-deps torchvision; } >$(LOG) 2>&1 || { cat $(LOG) >&2; echo "Set-up failed; see above." >&2; exit 1; }
+	@printf '%s\n' "$(CURDIR)" >$@
+
+demo: setup  ## show AlexNet's tables and write demo/alexnet.csv and .json
+	@mkdir -p demo
+	$(BIN)/torchledger stat article_alexnet --classes 10 --input 3x224x224 --convention torchstat
+	$(BIN)/torchledger stat article_alexnet --classes 10 --input 3x224x224
+	@$(BIN)/torchledger stat article_alexnet --classes 10 --input 3x224x224 --convention torchstat \
+	    --format csv --output demo/alexnet.csv
+	@$(BIN)/torchledger stat article_alexnet --classes 10 --input 3x224x224 --format json --output demo/alexnet.json
+	@echo "Written: demo/alexnet.csv (torchstat's columns) and demo/alexnet.json"
+
+test: lint types layers  ## all checks, then all tests
+	$(BIN)/python -m pytest -n auto
+
+lint: setup  ## ruff's rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: setup  ## mypy, strict, on src
+	$(BIN)/mypy src
+
+layers: setup  ## who may import whom
+	$(BIN)/lint-imports
+
+format: setup  ## apply ruff's fixes and format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup  ## how long a trace takes
+	$(BIN)/python benchmarks/trace.py
+
+wheel: setup  ## build the wheel in dist/
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:  ## remove what the targets made, except .venv
+	rm -rf build demo dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+"""torchledger keeps the books of a PyTorch model: what every operation costs, without running it.
+
+The names below are loaded on first use, so importing the package costs nothing and a saved ledger can be read
+without torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchledger.api import analyze, stat
+    from torchledger.errors import UserError
+    from torchledger.ledger import ForwardError, Ledger, Table
+
+__version__ = "0.1.0"
+__all__ = ["ForwardError", "Ledger", "Table", "UserError", "__version__", "analyze", "stat"]
+
+_HOME = {
+    "analyze": "torchledger.api",
+    "stat": "torchledger.api",
+    "UserError": "torchledger.errors",
+    "ForwardError": "torchledger.ledger",
+    "Ledger": "torchledger.ledger",
+    "Table": "torchledger.ledger",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

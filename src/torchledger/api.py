@@ -1,0 +1,139 @@
+"""What people call: `analyze` captures a model and returns its ledger, `stat` prints the table as well."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchledger import pricing
+from torchledger.capture import MODES, Mode, capture
+from torchledger.errors import UserError
+from torchledger.inputs import DtypeLike, InputDtype, as_dtype, example_inputs
+from torchledger.ledger import ForwardError, Ledger
+from torchledger.measure import check_measurable, has_values
+from torchledger.measure import measure as measure_run
+
+MEASURED_BELOW = 20_000_000_000  # macs: what torchstat's duration column is filled for without asking
+
+
+def analyze(
+    model: nn.Module,
+    *inputs: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    batch: int = 1,
+    mode: Mode = "eval",
+    input_dtype: InputDtype | None = None,
+    model_dtype: DtypeLike | None = None,
+) -> Ledger:
+    """Run `model` once without computing anything, and return the ledger of what it would do.
+
+    Nothing is allocated for weights or activations, and the model is left exactly as it was.
+
+    Args:
+        model: any `nn.Module`, on any device, with values or on meta.
+        inputs: for each positional argument of forward a per-sample size such as `(3, 224, 224)`, to which a batch
+            dimension of `batch` samples is added, or a tensor (real or meta, batch included), or lists, tuples, dicts
+            and dataclasses of these.
+        kwargs: keyword arguments of forward, given in the same way; numbers, strings, bools and None pass as they are.
+        batch: samples of an input that is given as a size.
+        mode: "eval", "train", or "as_is" for the flags that the modules have.
+        input_dtype: dtype of inputs given as sizes: one for all, one for each positional input, or by place and name
+            as in `{0: "int64", "mask": "bool"}`. Default: that of the
+            model's first floating-point parameter.
+        model_dtype: take floating-point parameters and buffers as if they had this dtype.
+
+    Raises:
+        UserError: for an argument that is wrong.
+        ForwardError: where the model's forward fails; its `ledger` holds what ran before.
+
+    >>> from torch import nn
+    >>> analyze(nn.Linear(4, 3), (4,), batch=2).totals()["macs"]
+    24
+    """
+    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype)
+    if error is not None:
+        raise error
+    return ledger
+
+
+def stat(
+    model: nn.Module,
+    *inputs: Any,
+    convention: str = "full",
+    measure: bool | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    batch: int = 1,
+    mode: Mode = "eval",
+    input_dtype: InputDtype | None = None,
+    model_dtype: DtypeLike | None = None,
+) -> Ledger:
+    """Print the by-layer table of `model` under `convention` and return its ledger.
+
+    Args:
+        convention: "full" (all arithmetic and bytes) or "torchstat" (torchstat's columns and arithmetic).
+        measure: also run the model for real and show seconds and shares a row. Default: under "torchstat" only, for a
+            model that has values and costs less than 20 GMACs.
+
+    The other arguments, and what is raised, are those of `analyze`. Where forward fails, the table up to the failing
+    operation is printed before `ForwardError` is raised.
+    """
+    chosen = pricing.convention(convention)
+    unasked = MEASURED_BELOW if measure is None and chosen is pricing.TORCHSTAT else None
+    below = math.inf if measure else unasked
+    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, below)
+    on_terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if on_terminal or "COLUMNS" in os.environ else None
+    print(ledger.by_layer(convention).to_text(width, color=on_terminal), end="")
+    if error is not None:
+        raise error
+    return ledger
+
+
+def open_ledger(
+    model: nn.Module,
+    inputs: Sequence[Any],
+    kwargs: Mapping[str, Any] | None,
+    batch: int,
+    mode: Mode,
+    input_dtype: InputDtype | None,
+    model_dtype: DtypeLike | None,
+    measured_below: float | None = None,
+) -> tuple[Ledger, ForwardError | None]:
+    """Capture the model; return its ledger, and the error where forward failed. For `analyze`, `stat` and the shell.
+
+    `measured_below`: also measure it, if it costs fewer macs than that; infinity measures, or raises where it cannot.
+    """
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        fix = f"make one: {model.__name__}(...)" if isinstance(model, type) else "pass the model itself"
+        raise UserError(f"model is {what}, expected an nn.Module; {fix}")
+    if mode not in MODES:
+        raise UserError(f"mode is {mode!r}; the modes are {', '.join(map(repr, MODES))}")
+    cast = None if model_dtype is None else as_dtype(model_dtype, "model_dtype")
+    if cast is not None and not cast.is_floating_point:
+        raise UserError(f"model_dtype is {cast}, expected a floating-point dtype such as bfloat16")
+    asked = measured_below == math.inf
+    if asked and cast is not None:
+        raise UserError("a measured run takes the model as it is: leave model_dtype out, or convert the model first")
+    default = cast or next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    args, keywords = example_inputs(inputs, kwargs, batch, input_dtype, default)
+    if asked:
+        check_measurable(model)
+    captured = capture(model, args, keywords, mode, batch, cast)
+    ledger = Ledger(captured.record)
+    if captured.error is not None:
+        error = ForwardError(captured.record.error or str(captured.error), ledger)
+        error.__cause__ = captured.error
+        return ledger, error
+    if measured_below is not None and (asked or (cast is None and has_values(model))):
+        macs = ledger.totals()["macs"]
+        if isinstance(macs, int) and macs < measured_below:
+            captured.record.measurement = measure_run(model, args, keywords, mode)
+    return ledger, None

@@ -1,0 +1,167 @@
+"""One run of the model -> Record, with everything put back as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from torchledger.capture.diagnose import explain
+from torchledger.capture.frontdoor import FrontDoor
+from torchledger.capture.recorder import Recorder
+from torchledger.capture.scopes import Scopes, walk
+from torchledger.capture.shapes import MEMO
+from torchledger.capture.twins import Copies, Swapped, Twins
+from torchledger.inputs import mapped, tensors_in
+from torchledger.record import ParameterInfo, Record
+
+Mode = Literal["eval", "train", "as_is"]
+MODES = ("eval", "train", "as_is")
+_LOCK = threading.RLock()  # hooks, the fast-path switch and a model's twins belong to one capture at a time
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A record, whole or up to the operation where forward raised `error`; of a real run also seconds an entry."""
+
+    record: Record
+    error: Exception | None
+    seconds: list[float]
+
+
+def capture(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    mode: Mode = "eval",
+    batch: int = 1,
+    model_dtype: torch.dtype | None = None,
+    real: bool = False,
+    synchronize: Callable[[], None] | None = None,
+    quiet: bool = False,
+) -> Captured:
+    """Run the model's forward once and record it, on meta twins of its tensors, or (`real`) on the tensors themselves.
+
+    `model_dtype`: take the floating-point parameters and buffers as if they had this dtype. `synchronize`: waits for
+    the device; given for a real run, each operation is timed. An exception of the model's own forward is returned with
+    what was recorded before it; every other one is raised. What the model prints goes to stderr (`quiet`: stays where
+    it is).
+    """
+    record = Record(_name(model), _mode_name(model, mode), batch, torch.__version__)
+    record.inputs = _described(args, kwargs)
+    stand_ins = Copies() if real else Twins(model_dtype)
+    twins = stand_ins if isinstance(stand_ins, Twins) else None
+    with ready(model, stand_ins, mode):
+        scopes = Scopes(model, record)
+        recorder = Recorder(record, scopes, twins, None if real else MEMO, synchronize)
+        _take_down_state(model, record, recorder)
+        if twins is not None:
+            args, kwargs = mapped((args, dict(kwargs)), twins.of)
+        for tensor in tensors_in((args, kwargs)):
+            recorder.born(tensor, "input")
+        door = FrontDoor(recorder)
+        error: Exception | None = None
+        output = None  # held until the storages are closed: what forward returned outlived it
+        with contextlib.nullcontext() if quiet else contextlib.redirect_stdout(sys.stderr), scopes, door, recorder:
+            try:
+                output = model(*args, **kwargs)
+            except Exception as raised:
+                error = raised
+        if error is not None:
+            record.error = explain(error, scopes, recorder, door)
+        recorder.close()
+        del output
+    if recorder.uses_autocast:
+        record.assumptions.append("autocast was on and is not modelled: operations keep the dtypes of their inputs")
+    return Captured(record, error, recorder.seconds)
+
+
+@contextlib.contextmanager
+def ready(model: nn.Module, stand_ins: Twins | Copies, mode: Mode) -> Iterator[None]:
+    """Hold the model with stand-ins for its tensors, in `mode` and without gradients; put everything back after."""
+    with _LOCK, put_back(), torch.inference_mode(False), torch.no_grad(), Swapped(model, stand_ins):
+        if mode != "as_is":
+            for _, module in walk(model).values():
+                module.training = mode == "train"
+        yield
+
+
+@contextlib.contextmanager
+def put_back() -> Iterator[None]:
+    """Restore what a forward may change outside of the model: random states, default dtype, torch's switches."""
+    states: list[Any] = [torch.get_rng_state()]
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    python = random.getstate()
+    numpy: Any = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    default_dtype = torch.get_default_dtype()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    grad = torch.is_grad_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it runs attention as one kernel that no mode can see into
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch.set_default_dtype(default_dtype)
+        torch.set_grad_enabled(grad)
+        torch.set_rng_state(states[0])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        random.setstate(python)
+        if numpy_state is not None:
+            numpy.random.set_state(numpy_state)
+
+
+def _take_down_state(model: nn.Module, record: Record, recorder: Recorder) -> None:
+    """Fill in parameters and buffers, each tensor under its first path, and book their storages as alive."""
+    storages: set[int] = set()
+    for listed, attribute in ((record.parameters, "_parameters"), (record.buffers, "_buffers")):
+        owners: dict[int, str] = {}
+        for module_path, module in walk(model).values():
+            for name, tensor in getattr(module, attribute).items():
+                if tensor is None:
+                    continue
+                path = f"{module_path}.{name}" if module_path else name
+                uninitialised = is_lazy(tensor)
+                shape = (0,) if uninitialised else tuple(tensor.shape)
+                owner = owners.setdefault(id(tensor), path)
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                shared = None if owner == path else owner
+                listed.append(ParameterInfo(path, module_path, shape, dtype, tensor.requires_grad, shared))
+                if uninitialised or tensor.layout != torch.strided:
+                    continue
+                storage = tensor.untyped_storage()._cdata
+                if storage not in storages:
+                    storages.add(storage)
+                    recorder.born(tensor, "parameter" if attribute == "_parameters" else "buffer")
+
+
+def _name(model: nn.Module) -> str:
+    name = type(model).__name__
+    return str(getattr(model, "original_name", name)) if isinstance(model, torch.jit.ScriptModule) else name
+
+
+def _mode_name(model: nn.Module, mode: Mode) -> str:
+    """Return `eval` or `train`; `as_is` becomes what the model's flags say, `mixed` where they differ."""
+    if mode != "as_is":
+        return mode
+    flags = {module.training for _, module in walk(model).values()}
+    return "mixed" if len(flags) > 1 else "train" if flags.pop() else "eval"
+
+
+def _described(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+    """Return one line for each tensor that goes in, such as `1x3x224x224 float32`."""
+
+    def line(tensor: torch.Tensor) -> str:
+        return f"{'x'.join(map(str, tensor.shape)) or 'scalar'} {str(tensor.dtype).removeprefix('torch.')}"
+
+    lines = [line(tensor) for tensor in tensors_in(args)]
+    return lines + [f"{name}: {line(tensor)}" for name, value in kwargs.items() for tensor in tensors_in(value)]

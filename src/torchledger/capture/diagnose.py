@@ -1,0 +1,137 @@
+"""Why a forward failed, in one line: module path, operation, the shapes that reached it, the number that would fit."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from torchledger.capture.frontdoor import FrontDoor
+from torchledger.capture.recorder import FailedOperation, Recorder
+from torchledger.capture.scopes import Scopes
+from torchledger.errors import raised_at
+from torchledger.record import Shape
+
+
+def explain(error: Exception, scopes: Scopes, recorder: Recorder, door: FrontDoor) -> str:
+    """Return the line for `error`, which forward raised."""
+    chain = _chain(error)
+    failed = next((f for f in (recorder.failure, door.failure) if f is not None and f.error in chain), None)
+    module, call = None, failed.call if failed is not None else 0
+    if scopes.failure is not None and scopes.failure[0] in chain:
+        _, call_of_module, module = scopes.failure
+        if failed is None or failed.call != call_of_module:
+            call = call_of_module if failed is None else failed.call
+            module = module if failed is None else None
+    record = scopes.record
+    path = record.modules[record.calls[call].module].path or "(root)"
+    shapes = record.calls[call].inputs
+    said = None
+    if module is not None and shapes:
+        said = _misfit(module, shapes[0])
+    if said is None and failed is not None:
+        said = _operation_misfit(failed)
+    operation = _written(failed) if failed is not None else ""
+    if said is not None:
+        return f"{path}: {said} ({operation or 'input ' + _sizes(shapes[0])})"
+    reason = textwrap.shorten(str(error), 300, placeholder=" ...")
+    reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    if operation:
+        return f"{path}: {operation} failed: {reason}{raised_at(error)}"
+    inputs = f" (inputs {', '.join(map(_sizes, shapes))})" if shapes else ""
+    return f"{path}: {reason}{inputs}{raised_at(error)}"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return `error` and what it was raised from."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    return chain
+
+
+def _sizes(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _written(failed: FailedOperation) -> str:
+    return f"{failed.name}: {', '.join(_sizes(t.shape) for t in failed.inputs)}" if failed.inputs else failed.name
+
+
+def _misfit(module: nn.Module, shape: Shape) -> str | None:
+    """Say which number of the module the input does not fit, or None."""
+    kind = type(module).__name__
+    if isinstance(module, nn.Linear) and (not shape or shape[-1] != module.in_features):
+        return f"{kind} expects {module.in_features} features, got {shape[-1] if shape else 'a scalar'}"
+    if isinstance(module, _ConvNd):
+        spatial = len(module.kernel_size)
+        if len(shape) not in (spatial + 1, spatial + 2):
+            return f"{kind} expects {spatial + 1} or {spatial + 2} dimensions, got {len(shape)}"
+        channels = shape[-spatial - 1]
+        if channels != module.in_channels:
+            return f"{kind} expects {module.in_channels} channels, got {channels}"
+    if isinstance(module, _BatchNorm):
+        dimensions = {"BatchNorm1d": (2, 3), "BatchNorm2d": (4,), "BatchNorm3d": (5,)}.get(kind, ())
+        if len(shape) < 2 or (dimensions and len(shape) not in dimensions):
+            wanted = " or ".join(map(str, dimensions)) or "at least 2"
+            return f"{kind} expects {wanted} dimensions, got {len(shape)}"
+        if shape[1] != module.num_features:
+            return f"{kind} expects {module.num_features} features, got {shape[1]}"
+    if isinstance(module, nn.LayerNorm):
+        wanted_shape = tuple(module.normalized_shape)
+        if shape[-len(wanted_shape) :] != wanted_shape:
+            return f"{kind} expects last sizes {_sizes(wanted_shape)}, got {_sizes(shape[-len(wanted_shape) :])}"
+    if isinstance(module, nn.GroupNorm) and len(shape) > 1 and shape[1] != module.num_channels:
+        return f"{kind} expects {module.num_channels} channels, got {shape[1]}"
+    if isinstance(module, nn.RNNBase) and shape and shape[-1] != module.input_size:
+        return f"{kind} expects {module.input_size} features, got {shape[-1]}"
+    return None
+
+
+def _operation_misfit(failed: FailedOperation) -> str | None:
+    """Say what would fit an operation that stands outside a module of a kind that `_misfit` knows."""
+    if failed.name in ("view", "reshape", "view_as", "unflatten") and len(failed.inputs) == 1:
+        return _view_misfit(failed)
+    if failed.name in ("addmm", "mm", "bmm", "baddbmm"):
+        left, right = failed.inputs[-2:]
+        if left.shape and right.shape and left.shape[-1] != right.shape[-2]:
+            return (
+                f"{failed.name} expects {right.shape[-2]} features, got {left.shape[-1]}"
+                if failed.name == "addmm"
+                else f"{failed.name} takes rows of {left.shape[-1]} against columns of {right.shape[-2]}"
+            )
+    if failed.name == "convolution":
+        x, weight = failed.inputs[:2]
+        groups = failed.arguments.get("groups", 1)
+        if isinstance(groups, int) and len(x.shape) > 1 and not failed.arguments.get("transposed"):
+            wanted = weight.shape[1] * groups
+            if x.shape[1] != wanted:
+                return f"convolution expects {wanted} channels, got {x.shape[1]}"
+    return None
+
+
+def _view_misfit(failed: FailedOperation) -> str | None:
+    """Find the one size of a view that, changed, makes the sizes multiply out."""
+    x = failed.inputs[0]
+    sizes = failed.arguments.get("size")
+    if not isinstance(sizes, tuple) or not all(isinstance(size, int) for size in sizes):
+        return None
+    product = math.prod(size for size in sizes if size != -1)
+    written = f"{failed.name}({', '.join(map(str, sizes))})"
+    if product == 0 or (x.elements % product == 0 if -1 in sizes else x.elements == product):
+        return None  # they do multiply out: the strides stand in the way
+    total = x.elements
+    if -1 in sizes and x.shape and x.shape[0]:
+        total //= x.shape[0]  # the free dimension is meant for the samples: one sample must fill the others
+    fits = [
+        f"{total // (product // size)} would fit in place of {size}"
+        for size in reversed(sizes)
+        if size not in (-1, 0) and total % (product // size) == 0 and total // (product // size) != size
+    ]
+    best = f"; {fits[0]}" if fits else ""
+    return f"{written} asks for {product} elements{' or a multiple' * (-1 in sizes)}, got {x.elements}{best}"

@@ -1,0 +1,414 @@
+"""The dispatch mode: one entry for each operation that runs, and the birth and death of each storage."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchledger.canonical import canonical
+from torchledger.capture.scopes import Scopes
+from torchledger.capture.shapes import Memo, Output, Template, classify
+from torchledger.capture.twins import Twins
+from torchledger.inputs import mapped, tensors_in
+from torchledger.record import Allocation, Entry, Operation, OutputInfo, Record, StorageKind, TensorInfo, TensorRef
+
+META = torch.device("meta")
+_UNKEYED = (torch.Generator,)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is worth knowing of an overload, looked up once. `name` None: not booked."""
+
+    name: str | None
+    parameters: tuple[str, ...]
+    defaults: dict[str, object]
+    takes_device: bool
+    composite: bool
+    can_replay: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FailedOperation:
+    """An operation that raised `error`: its canonical name, tensors and other arguments by name, running call."""
+
+    error: BaseException
+    name: str
+    inputs: tuple[TensorInfo, ...]
+    arguments: dict[str, object]
+    call: int
+
+    def tensor(self, name: str) -> TensorInfo | None:
+        """Return the tensor that was passed as argument `name`, or None where there was none."""
+        value = self.arguments.get(name)
+        return self.inputs[value.index] if isinstance(value, TensorRef) else None
+
+
+class _Life(weakref.ref[torch.UntypedStorage]):
+    """A storage's weak reference that knows its allocation."""
+
+    __slots__ = ("allocation",)
+    allocation: Allocation
+
+
+class Recorder(TorchDispatchMode):
+    """Book every operation of one run into `record`.
+
+    With `twins`, the run is on meta: real tensors are replaced as they come up, factories make meta tensors, and a
+    known operation is replayed from `memo`. Without, every kernel runs on the tensors as they are.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        scopes: Scopes,
+        twins: Twins | None,
+        memo: Memo | None,
+        synchronize: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seconds: list[float] = []  # an entry, when `synchronize` (which waits for the device) was given
+        self._synchronize = synchronize
+        self._spent = 0.0
+        self.record = record
+        self.scopes = scopes
+        self.failure: FailedOperation | None = None
+        self.uses_autocast = False
+        self._twins = twins
+        self._memo = memo
+        self._paused = False
+        self._places: dict[Any, int] = {}  # id of an operation (held there), or its key -> place in record.operations
+        self._lives: list[_Life] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # torch's default wraps the handler so as to keep dynamo out, and imports it for that: over a second.
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        with torch._C.DisableTorchFunction():
+            return self._handle(func, args, kwargs or {})
+
+    # --- storages ----------------------------------------------------------------------------------------------------
+
+    def born(self, tensor: torch.Tensor, kind: StorageKind = "activation") -> None:
+        """Book the storage of `tensor` as alive from now on."""
+        storage = tensor.untyped_storage()
+        allocation = Allocation(storage.nbytes(), len(self.record.entries), None, kind)
+        life = _Life(storage, self._died)
+        life.allocation = allocation
+        self._lives.append(life)
+        self.record.allocations.append(allocation)
+
+    def _died(self, life: _Life) -> None:
+        life.allocation.died = len(self.record.entries)
+
+    def close(self) -> None:
+        """Stop listening to storages: what is alive now outlived the run."""
+        self._lives.clear()
+
+    # --- operations --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Run operations without booking them."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def whole(
+        self, name: str, func: Callable[..., Any], tensors: dict[str, torch.Tensor | None], arguments: dict[str, object]
+    ) -> Any:
+        """Run `func` (no arguments) as one operation `name` that returns one tensor, whatever it is made of."""
+        given = {key: self._twin(value) for key, value in tensors.items() if value is not None}
+        flat = list(given.values())
+        key = (name, *given, *((k, v.__class__, v) for k, v in arguments.items()), *_keyed(flat))
+        template = self._memo.get(key) if self._memo is not None else None
+        if template is not None:
+            (result,) = template.replay(flat)
+        else:
+            try:
+                with self.paused():
+                    result = self._timed(func)
+            except Exception as error:
+                self._failed(error, name, flat, arguments)
+                raise
+            outputs, can_replay = classify([result], flat)
+            refs = {key: TensorRef(index) for index, key in enumerate(given)}
+            operation = _operation(name, {**refs, **arguments}, flat, [result], outputs)
+            template = Template(operation, outputs, None)
+            if self._memo is not None and can_replay:
+                self._memo.put(key, template)
+        self._book(self._place_of(template.operation), template.outputs, [result])
+        return result
+
+    def _handle(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        kind = _KINDS.get(func) or _learn(func)
+        if self._paused or self._twins is None:
+            if self._twins is not None:
+                args, kwargs = self._on_meta(kind, args, kwargs)
+            return func(*args, **kwargs) if self._paused else self._run(func, kind, args, kwargs, None)
+        if kind.composite:
+            # Only inference mode lets these through whole; what they are made of is what the other modes run.
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        tensors: list[torch.Tensor] = []
+        key: list[Any] = [func, torch.get_default_dtype()]
+        is_meta = _flatten(args, tensors, key)
+        if kwargs:
+            key.extend(kwargs)
+            is_meta &= _flatten(kwargs.values(), tensors, key)
+        if not is_meta:
+            args, kwargs = self._on_meta(kind, args, kwargs)
+            return self._handle(func, args, kwargs)
+        if kind.takes_device:
+            args, kwargs = self._on_meta(kind, args, kwargs)
+        if not kind.can_replay or not tensors or self._memo is None:
+            return self._run(func, kind, args, kwargs, None)
+        if len(tensors) > 1:
+            key.append(_sharing(tensors))
+        known = tuple(key)
+        template = self._memo.get(known)
+        if template is None:
+            return self._run(func, kind, args, kwargs, known)
+        returned = template.replay(tensors)
+        if kind.name is not None:
+            self._book(self._place_of(template.operation), template.outputs, returned)
+        return returned[0] if template.container is None else template.container(returned)
+
+    def _run(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any) -> Any:
+        """Run the kernel, book what it did, and remember it under `key`."""
+        given = tensors_in((args, kwargs))
+        before = [(t.shape, t.stride() if t.layout == torch.strided else ()) for t in given]
+        try:
+            result = self._timed(func, *args, **kwargs)
+        except Exception as error:
+            self._failed(error, kind.name or str(func), given, _arguments(kind, args, kwargs))
+            raise
+        container = None if isinstance(result, torch.Tensor) else type(result)
+        listed = [result] if container is None else list(result) if container in (tuple, list) else []
+        returned = tensors_in(result)
+        outputs, can_replay = classify(returned, given)
+        if kind.name is None or (kind.name == "empty" and returned and not returned[0].numel()):
+            # An empty of no elements is BatchNorm's placeholder on some devices.
+            if key is not None and can_replay and len(listed) == len(returned) and returned:
+                self._memo.put(key, Template(_NO_OPERATION, outputs, container))  # type: ignore[union-attr]
+            return result
+        operation = _operation(kind.name, _arguments(kind, args, kwargs), given, returned, outputs, before)
+        if key is not None and can_replay and returned and len(listed) == len(returned):
+            self._memo.put(key, Template(operation, outputs, container))  # type: ignore[union-attr]
+            place = self._place_of(operation)
+        else:
+            place = self._place_of(operation, _identity(operation))
+        self._book(place, outputs, returned)
+        return result
+
+    def _timed(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._synchronize is None:
+            return func(*args, **kwargs)
+        self._synchronize()
+        started = time.perf_counter()
+        result = func(*args, **kwargs)
+        self._synchronize()
+        self._spent = time.perf_counter() - started
+        return result
+
+    def _failed(
+        self, error: BaseException, name: str, tensors: list[torch.Tensor], arguments: dict[str, object]
+    ) -> None:
+        if self.failure is None or self.failure.error is not error:
+            infos = tuple(_info(tensor) for tensor in tensors)
+            self.failure = FailedOperation(error, name, infos, arguments, self.scopes.current)
+
+    def _book(self, place: int, outputs: tuple[Output, ...], returned: list[torch.Tensor]) -> None:
+        if torch._C._is_any_autocast_enabled():
+            self.uses_autocast = True
+        for output, tensor in zip(outputs, returned, strict=True):
+            if output.source is None and tensor.layout == torch.strided:
+                self.born(tensor)
+        self.record.entries.append(Entry(place, self.scopes.current))
+        if self._synchronize is not None:
+            self.seconds.append(self._spent)
+
+    def _place_of(self, operation: Operation, key: Any = None) -> int:
+        key = id(operation) if key is None else key
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = len(self.record.operations)
+            self.record.operations.append(operation)
+        return place
+
+    # --- to meta -----------------------------------------------------------------------------------------------------
+
+    def _twin(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._twins is None or tensor.is_meta:
+            return tensor
+        is_new = not self._twins.has(tensor)
+        twin = self._twins.of(tensor)
+        if is_new and twin.layout == torch.strided:
+            self.born(twin, "constant")
+        return twin
+
+    def _on_meta(
+        self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = mapped((args, kwargs), self._twin)
+        if kind.takes_device:
+            place = kind.parameters.index("device")
+            if len(args) > place:
+                args = (*args[:place], META, *args[place + 1 :])
+            else:
+                kwargs = {**kwargs, "device": META}
+            if kwargs.get("pin_memory"):
+                kwargs = {**kwargs, "pin_memory": False}
+        return args, kwargs
+
+
+_KINDS: dict[Any, Kind] = {}
+_NO_OPERATION = Operation("", {}, (), ())
+
+
+def _learn(func: Any) -> Kind:
+    namespace, _, packet = func._schema.name.partition("::")
+    arguments = func._schema.arguments
+    names = tuple(argument.name for argument in arguments)
+    kind = Kind(
+        name=canonical(namespace, packet),
+        parameters=names,
+        defaults={a.name: a.default_value for a in arguments if a.has_default_value() and a.default_value is not None},
+        takes_device="device" in names,
+        composite=torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"),
+        can_replay=torch.Tag.inplace_view not in func.tags
+        and all(not (argument.kwarg_only and argument.alias_info is not None) for argument in arguments),
+    )
+    _KINDS[func] = kind
+    return kind
+
+
+def _flatten(values: Any, tensors: list[torch.Tensor], key: list[Any]) -> bool:
+    """Append an operation's tensors, and to `key` what tells its output metadata; return whether all are meta."""
+    is_meta = True
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if not value.is_meta:
+                is_meta = False
+            tensors.append(value)
+            if value.layout is torch.strided:
+                key += (value.shape, value.stride(), value.dtype)
+            else:
+                key.append(object())  # never the same again
+        elif isinstance(value, (list, tuple)):
+            if value and not isinstance(value[0], (int, float)):
+                key.append(len(value))
+                is_meta &= _flatten(value, tensors, key)
+            else:
+                key += (value.__class__, *value, len(value))
+        elif isinstance(value, _UNKEYED):
+            key.append(None)
+        else:
+            key += (value.__class__, value)
+    return is_meta
+
+
+def _sharing(tensors: list[torch.Tensor]) -> Any:
+    """Return which tensors share a storage, and how far apart they lie in it; None where none do."""
+    storages = [tensor.untyped_storage()._cdata for tensor in tensors if tensor.layout is torch.strided]
+    if len(set(storages)) == len(storages):
+        return None
+    first: dict[int, torch.Tensor] = {}
+    pattern = []
+    for tensor, storage in zip(tensors, storages, strict=False):
+        base = first.setdefault(storage, tensor)
+        pattern.append((storages.index(storage), tensor.storage_offset() - base.storage_offset(), tensor is base))
+    return tuple(pattern)
+
+
+def _keyed(tensors: list[torch.Tensor]) -> list[Any]:
+    key: list[Any] = []
+    _flatten(tensors, [], key)
+    return [*key, _sharing(tensors)]
+
+
+def _info(tensor: torch.Tensor, before: tuple[Any, Any] | None = None) -> TensorInfo:
+    shape, stride = before or (tensor.shape, tensor.stride() if tensor.layout == torch.strided else ())
+    shape = tuple(shape)
+    if len(stride) != len(shape):  # a layout without strides: as if dense
+        stride = tuple(torch.empty(shape, device="meta").stride())
+    return TensorInfo(shape, tuple(stride), str(tensor.dtype).removeprefix("torch."))
+
+
+def _arguments(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, object]:
+    """Return the arguments by schema name, tensors as references in the order that `tensors_in` meets them."""
+    count = 0
+
+    def plain(value: Any) -> object:
+        nonlocal count
+        if isinstance(value, torch.Tensor):
+            count += 1
+            return TensorRef(count - 1)
+        if isinstance(value, (list, tuple)):
+            return tuple(plain(item) for item in value)
+        if value is None or isinstance(value, (bool, int, float, complex, str)):
+            return value
+        return None if isinstance(value, _UNKEYED) else str(value).removeprefix("torch.")
+
+    given = dict(zip(kind.parameters, args, strict=False)) | kwargs
+    found = {name: plain(value) for name, value in given.items()}
+    defaults = {name: plain(value) for name, value in kind.defaults.items() if name not in found}
+    return {name: value for name, value in (found | defaults).items() if name not in _PLACES}
+
+
+_PLACES = ("device", "layout", "pin_memory", "generator", "non_blocking")  # where it lies, not what it is
+
+
+def _operation(
+    name: str,
+    arguments: dict[str, object],
+    given: list[torch.Tensor],
+    returned: list[torch.Tensor],
+    outputs: tuple[Output, ...],
+    before: list[tuple[Any, Any]] | None = None,
+) -> Operation:
+    infos = tuple(_info(t, before[index] if before else None) for index, t in enumerate(given))
+    return Operation(
+        name,
+        arguments,
+        infos,
+        tuple(OutputInfo(_info(tensor), output.source) for tensor, output in zip(returned, outputs, strict=True)),
+        _repeated(given, infos),
+    )
+
+
+def _repeated(tensors: list[torch.Tensor], infos: tuple[TensorInfo, ...]) -> tuple[int, ...]:
+    """Return the inputs that cover the same elements as an earlier one: the same tensor, or its transpose."""
+    seen: set[Any] = set()
+    repeated = []
+    for index, (tensor, info) in enumerate(zip(tensors, infos, strict=True)):
+        if tensor.layout != torch.strided or not info.elements:
+            continue
+        span = tuple(
+            sorted((step, size) for size, step in zip(info.shape, info.stride, strict=True) if size > 1 and step)
+        )
+        cover = (tensor.untyped_storage()._cdata, tensor.storage_offset(), span, info.dtype)
+        if cover in seen:
+            repeated.append(index)
+        seen.add(cover)
+    return tuple(repeated)
+
+
+def _identity(operation: Operation) -> Any:
+    """Return a hashable value that equal operations share."""
+    return (operation.name, repr(operation.arguments), operation.inputs, operation.outputs, operation.repeated)

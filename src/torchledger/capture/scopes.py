@@ -1,0 +1,125 @@
+"""Which module is running: a stack of module calls, kept by global forward hooks while a capture lasts."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from torchledger.inputs import tensors_in
+from torchledger.record import ModuleCall, ModuleInfo, Record
+
+
+def walk(model: nn.Module) -> dict[int, tuple[str, nn.Module]]:
+    """Return {id: (first path, module)} in the order of `named_modules`, each module once."""
+    found: dict[int, tuple[str, nn.Module]] = {}
+    stack: list[tuple[str, nn.Module]] = [("", model)]
+    while stack:
+        path, module = stack.pop()
+        if id(module) in found:
+            continue
+        found[id(module)] = (path, module)
+        prefix = f"{path}." if path else ""
+        stack += [(prefix + name, child) for name, child in reversed(module._modules.items()) if child is not None]
+    return found
+
+
+class Scopes:
+    """The stack of module calls of one capture in one thread. `current` is the index of the running call."""
+
+    def __init__(self, model: nn.Module, record: Record) -> None:
+        self.record = record
+        self.current = 0
+        self.failure: tuple[BaseException, int, nn.Module] | None = None
+        self._first = walk(model)
+        self._thread = threading.get_ident()
+        self._outer_error = sys.exc_info()[1]
+        self._modules: dict[tuple[str, int], int] = {}
+        self._relative: dict[int, dict[int, str]] = {}
+        for number, (path, module) in enumerate(self._first.values()):
+            self._modules[path, id(module)] = len(record.modules)
+            record.modules.append(ModuleInfo(path, type(module).__name__, not module._modules, number))
+        record.calls.append(ModuleCall(0, None, 0))
+        self._stack: list[tuple[nn.Module, int]] = [(model, 0)]
+        self._root_is_open = False
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Scopes:
+        self._handles.append(register_module_forward_pre_hook(self._enter))
+        self._handles.append(register_module_forward_hook(self._leave, with_kwargs=True, always_call=True))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
+        caller, call = self._stack[-1]
+        if module is caller and not self._root_is_open and len(self._stack) == 1:
+            self._root_is_open = True
+            return
+        caller_path = self.record.modules[self.record.calls[call].module].path
+        index = self._module_index(caller, caller_path, module)
+        self.record.calls.append(ModuleCall(index, call, len(self.record.entries)))
+        self.current = len(self.record.calls) - 1
+        self._stack.append((module, self.current))
+
+    def _leave(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        # rest is (kwargs, output), but after an exception torch leaves the kwargs out.
+        kwargs, output = rest if len(rest) == 2 else ({}, None)
+        if threading.get_ident() != self._thread:
+            return
+        for depth in range(len(self._stack) - 1, -1, -1):
+            if self._stack[depth][0] is module:
+                break
+        else:
+            return
+        call = self._stack[depth][1]
+        del self._stack[max(depth, 1) :]
+        self.current = self._stack[-1][1]
+        entry = self.record.calls[call]
+        given = (*args, *kwargs.values()) if kwargs else args
+        error = sys.exc_info()[1]
+        entry.inputs = _shapes_of(given)
+        entry.outputs = _shapes_of(output)
+        if (
+            error is not None
+            and error is not self._outer_error
+            and (self.failure is None or self.failure[0] is not error)
+        ):
+            self.failure = (error, call, module)
+
+    def _module_index(self, caller: nn.Module, caller_path: str, module: nn.Module) -> int:
+        """Return the module's row, under the path of the module that calls it where that one holds it."""
+        relative = self._relative.get(id(caller))
+        if relative is None:
+            relative = {id(child): name for name, child in reversed(caller._modules.items()) if child is not None}
+            self._relative[id(caller)] = relative
+        name = relative.get(id(module))
+        if name is None:
+            # Not a direct child: somewhere below the caller (a ModuleList's item), else anywhere in the model.
+            found = walk(caller).get(id(module))
+            name = found[0] if found is not None else ""
+            relative[id(module)] = name
+        if name:
+            path = f"{caller_path}.{name}" if caller_path else name
+        elif id(module) in self._first:
+            path = self._first[id(module)][0]
+        else:
+            path = f"{caller_path}.<{type(module).__name__}>".lstrip(".")
+        key = (path, id(module))
+        if key not in self._modules:
+            same_as = self._first[id(module)][0] if id(module) in self._first else None
+            same_as = None if same_as == path else same_as
+            self._modules[key] = len(self.record.modules)
+            self.record.modules.append(ModuleInfo(path, type(module).__name__, not module._modules, None, same_as))
+        return self._modules[key]
+
+
+def _shapes_of(value: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tensor.shape) for tensor in tensors_in(value))

@@ -1,0 +1,101 @@
+"""The memo: what an operation returns for given shapes, computed once by torch's meta kernel and then replayed."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from torchledger.record import Operation
+
+
+class Output(NamedTuple):
+    """How to make one output: argument `source` itself, a view of it, or (source None) a fresh tensor."""
+
+    source: int | None
+    is_argument: bool
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    offset: int  # a view's, relative to its source
+
+
+class Template(NamedTuple):
+    """A remembered operation: its record entry and how to make what it returns. `container` is None for one tensor."""
+
+    operation: Operation
+    outputs: tuple[Output, ...]
+    container: type | None
+
+    def replay(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the outputs for these tensor arguments, without running a kernel."""
+        made = []
+        for source, is_argument, size, stride, dtype, offset in self.outputs:
+            if source is None:
+                made.append(torch.empty_strided(size, stride, dtype=dtype, device="meta"))
+            elif is_argument:
+                made.append(tensors[source])
+            else:
+                base = tensors[source]
+                made.append(torch.as_strided(base, size, stride, base.storage_offset() + offset))
+        return made
+
+
+class Memo:
+    """A bounded map from a key to its template; the oldest entries go first."""
+
+    def __init__(self, limit: int = 20_000) -> None:
+        self.limit = limit
+        self._templates: dict[Any, Template] = {}
+
+    def __len__(self) -> int:
+        return len(self._templates)
+
+    def get(self, key: Any) -> Template | None:
+        return self._templates.get(key)
+
+    def put(self, key: Any, template: Template) -> None:
+        while len(self._templates) >= self.limit:
+            del self._templates[next(iter(self._templates))]
+        self._templates[key] = template
+
+    def clear(self) -> None:
+        self._templates.clear()
+
+
+MEMO = Memo()  # one for the process: the second network finds the first one's shapes
+
+
+def classify(returned: list[torch.Tensor], tensors: list[torch.Tensor]) -> tuple[tuple[Output, ...], bool]:
+    """Say how each returned tensor came about, and whether a replay makes the same.
+
+    By identity and storage rather than by schema (`_unsafe_view` shares a storage). Fresh outputs that share one
+    storage between them, another dtype's view or another layout cannot be replayed.
+    """
+    outputs = []
+    storages = [_storage(tensor) for tensor in tensors]
+    fresh: set[int] = set()
+    can_replay = True
+    for tensor in returned:
+        strided = tensor.layout == torch.strided
+        source = next((index for index, given in enumerate(tensors) if given is tensor), None)
+        is_argument, offset = source is not None, 0
+        if source is None:
+            storage = _storage(tensor)
+            if storage in storages and storage:
+                source = storages.index(storage)
+                offset = int(tensor.storage_offset() - tensors[source].storage_offset())
+                can_replay &= tensor.dtype == tensors[source].dtype and tensor.is_conj() == tensors[source].is_conj()
+                can_replay &= tensor.is_neg() == tensors[source].is_neg()
+            can_replay &= storage not in fresh
+            fresh.add(storage)
+        can_replay &= (strided and type(tensor) is torch.Tensor) or is_argument
+        outputs.append(
+            Output(source, is_argument, tensor.shape, tensor.stride() if strided else (), tensor.dtype, offset)
+        )
+    return tuple(outputs), can_replay
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """Return what identifies the tensor's storage, 0 where it has none of its own (sparse layouts)."""
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else 0

@@ -1,0 +1,294 @@
+"""The command line: `torchledger stat SOURCE`. Errors of the user come out as one line, exit status 2."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from torchledger import __version__
+from torchledger.errors import UserError, raised_at
+
+if TYPE_CHECKING:
+    from torchledger.ledger import Ledger, Table
+    from torchledger.sources import Source
+
+USER_ERROR = 2
+STRICT = 3
+
+
+class View(StrEnum):
+    """What a row is."""
+
+    layer = "layer"
+    operation = "operation"
+    module = "module"
+
+
+class Format(StrEnum):
+    """How the table is written."""
+
+    text = "text"
+    csv = "csv"
+    json = "json"
+    markdown = "markdown"
+
+
+class ModeName(StrEnum):
+    """Training flags while the model runs."""
+
+    eval = "eval"
+    train = "train"
+    as_is = "as_is"
+
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"torchledger {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Keep the books of a PyTorch model: what every operation costs, without running it."""
+
+
+@app.command()
+def stat(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="article_alexnet, article_vgg16, article_inception, article_basicblock; path/to/file.py:Net or "
+            "package.module:callable (that code is run); or a saved ledger, net.json.",
+        ),
+    ],
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=1, help="Number of classes: --arg num_classes=N.")
+    ] = None,
+    arg: Annotated[
+        list[str] | None, typer.Option("--arg", metavar="NAME=VALUE", help="Argument of the class or function. Repeat.")
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="[NAME=]SIZE[:DTYPE]",
+            help="Size of one sample, such as 3x224x224 or ids=128:int64. Repeat for several inputs.",
+        ),
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Samples in an input.  [default: 1]")] = None,
+    mode: Annotated[ModeName | None, typer.Option("--mode", help="Training flags.  [default: eval]")] = None,
+    model_dtype: Annotated[
+        str | None, typer.Option("--model-dtype", metavar="DTYPE", help="Take the parameters as bfloat16, for example.")
+    ] = None,
+    convention: Annotated[
+        str, typer.Option("--convention", help="What is counted, and how: full or torchstat.")
+    ] = "full",
+    by: Annotated[View, typer.Option("--by", help="One row for each of these.")] = View.layer,
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=0, help="With --by module: levels of the tree.  [default: 1]")
+    ] = None,
+    format: Annotated[Format, typer.Option("--format", help="json holds the whole ledger.")] = Format.text,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead of to the terminal.")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option("--width", min=1, help="Columns of text.  [default: the terminal's; piped: no limit]")
+    ] = None,
+    measure: Annotated[
+        bool | None,
+        typer.Option("--measure/--no-measure", help="Also run the model and show seconds a row.  [default: no]"),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when an operation has no rule.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Show what every layer, operation or module of a model costs."""
+    from torchledger import ledger as ledger_module
+    from torchledger import pricing, sources
+
+    pricing.convention(convention)
+    if depth is not None and by is not View.module:
+        raise UserError(f"--depth {depth} goes with --by module, and the rows are by {by.value}")
+    named = sources.resolve(source)
+    arguments = dict(sources.parse_arguments(arg or []))
+    if classes is not None:
+        if "num_classes" in arguments:
+            raise UserError("--classes and --arg num_classes say the same: give one of them")
+        arguments["num_classes"] = classes
+    if output is not None:
+        ledger_module.check_writable(output)
+    failure: Exception | None = None
+    if named.kind == "ledger":
+        given = {
+            "--classes": classes, "--arg": arg, "--input": input, "--batch": batch, "--mode": mode,
+            "--model-dtype": model_dtype, "--measure": measure,
+        }  # fmt: skip
+        if asked := [name for name, value in given.items() if value not in (None, [])]:
+            raise UserError(f"{source!r} is a saved ledger, a run that is over: {', '.join(asked)} cannot change it")
+        ledger = ledger_module.Ledger.load(named.path or source)
+    else:
+        ledger, failure = _captured(
+            named,
+            arguments,
+            input or [],
+            1 if batch is None else batch,
+            mode or ModeName.eval,
+            model_dtype,
+            bool(measure),
+        )
+    if by is View.layer:
+        table = ledger.by_layer(convention)
+    elif by is View.operation:
+        table = ledger.by_operation(convention)
+    else:
+        table = ledger.by_module(1 if depth is None else depth, convention)
+    _write(_drawn(ledger, table, format, width, to_file=output is not None), output)
+    if format not in (Format.text, Format.markdown) or output is not None:
+        for note in table.notes:
+            if note.startswith(("unknown:", "assumed:")):
+                typer.echo(note, err=True)
+    if failure is not None:
+        raise failure
+    if strict and ledger.unknown:
+        names = ", ".join(f"{name} ({calls})" for name, calls in ledger.unknown.items())
+        typer.echo(f"torchledger: --strict: no rule for {names}", err=True)
+        raise typer.Exit(STRICT)
+
+
+def _captured(
+    named: Source,
+    arguments: dict[str, object],
+    inputs: Sequence[str],
+    batch: int,
+    mode: ModeName,
+    model_dtype: str | None,
+    measure: bool,
+) -> tuple[Ledger, Exception | None]:
+    """Build the model, on meta unless it is measured, and capture it; a failing forward comes with its ledger."""
+    from torchledger import sources
+
+    sizes, keywords, dtypes = _parse_inputs(inputs)
+    built = sources.build(named, arguments, device=None if measure else "meta")
+    if not sizes and not keywords:
+        if built.input_size is None:
+            raise UserError(
+                f"{named.name!r} does not say the size of its input: add --input, such as --input 3x224x224"
+            )
+        sizes = [built.input_size]
+    from torchledger import api
+
+    measured_below = math.inf if measure else None
+    with sources.importable(named):
+        return api.open_ledger(built.model, sizes, keywords, batch, mode.value, dtypes, model_dtype, measured_below)
+
+
+def _parse_inputs(
+    texts: Sequence[str],
+) -> tuple[list[tuple[int, ...]], dict[str, tuple[int, ...]], dict[int | str, str]]:
+    """Read `[NAME=]SIZE[:DTYPE]` texts into positional sizes, sizes by name, and dtypes by place or name."""
+    sizes: list[tuple[int, ...]] = []
+    keywords: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[int | str, str] = {}
+    for text in texts:
+        name, equals, rest = text.rpartition("=")
+        size_text, colon, dtype = rest.partition(":")
+        try:
+            size = tuple(int(part) for part in size_text.lower().split("x"))
+        except ValueError:
+            size = ()
+        if not size or min(size) < 1 or bool(colon) != bool(dtype):
+            raise UserError(
+                f"--input {text!r} is no size: write whole numbers from 1 with x between them and without the batch, "
+                "such as 3x224x224, image=3x224x224 or ids=128:int64"
+            )
+        if equals and not name.isidentifier():
+            raise UserError(f"--input {text!r}: {name!r} is no name of an argument of forward")
+        if equals and name in keywords:
+            raise UserError(f"--input {text!r}: {name!r} was given before; give each input once")
+        if dtype:
+            dtypes[name if equals else len(sizes)] = dtype
+        if equals:
+            keywords[name] = size
+        else:
+            sizes.append(size)
+    return sizes, keywords, dtypes
+
+
+def _drawn(ledger: Ledger, table: Table, format: Format, width: int | None, to_file: bool) -> str:
+    if format is Format.csv:
+        return table.to_csv()
+    if format is Format.markdown:
+        return table.to_markdown()
+    if format is Format.json:
+        content: dict[str, Any] = {**ledger.to_json(), "table": table.to_json()}
+        return json.dumps(content, indent=None, separators=(",", ":")) + "\n"
+    on_terminal = sys.stdout.isatty() and not to_file
+    if width is None and (on_terminal or (os.environ.get("COLUMNS", "").isdigit() and not to_file)):
+        width = shutil.get_terminal_size().columns
+    return table.to_text(width, color=on_terminal and "NO_COLOR" not in os.environ)
+
+
+def _write(text: str, output: str | None) -> None:
+    from torchledger.ledger import write_whole
+
+    if output is None or output == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        write_whole(output, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0, 2 for what the user got wrong or a forward that fails, 3 under --strict."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without the characters of a table still gets the numbers
+    try:
+        status = typer.main.get_command(app).main(given, prog_name="torchledger", standalone_mode=False)
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nothing more to say, also not at shutdown.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except Exception as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        print(f"torchledger: {_one_line(error)}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    sys.exit(status)
+
+
+def _one_line(error: Exception) -> str:
+    """Return what is said of an error: the user's own as it is, one of the model's code with its type and place."""
+    from torchledger.ledger import ForwardError
+    from torchledger.report.text import printable
+
+    text = str(error)
+    if hasattr(error, "format_message"):  # click's, for an option that it could not read
+        return f"{printable(error.format_message())} (torchledger stat --help lists the options)"
+    if not isinstance(error, UserError | ForwardError):
+        text = f"{type(error).__name__}: {text}{raised_at(error)} (--debug shows the traceback)"
+    return printable(text)

@@ -1,0 +1,34 @@
+"""What a user got wrong: one error type, one line, naming the value, the choices and the fix."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """Say what the user got wrong, which value it was and what would be right, in one line."""
+
+
+def close_matches(name: str, choices: Iterable[str]) -> str:
+    """Return ` Did you mean ...?` for the choices nearest to `name`, or an empty string."""
+    near = difflib.get_close_matches(name, list(choices), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
+
+
+def raised_at(error: BaseException) -> str:
+    """Return ` (file, line N)` for the last line outside torch and torchledger that led to the error, or nothing."""
+    own = str(Path(__file__).parent) + os.sep
+    networks = os.path.join(own, "models") + os.sep
+    torch_file = getattr(sys.modules.get("torch"), "__file__", None)
+    passed_over = [importlib.__file__, "<frozen"] + ([str(Path(torch_file).parent) + os.sep] if torch_file else [])
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        name = frame.filename
+        if not name.startswith(tuple(passed_over)) and (not name.startswith(own) or name.startswith(networks)):
+            return f" ({name}, line {frame.lineno})"
+    return ""

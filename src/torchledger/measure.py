@@ -1,0 +1,113 @@
+"""Real seconds on this machine: the model is run a few times, and each row of the by-layer view gets its median."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from torchledger.capture import Mode, capture, ready
+from torchledger.capture.twins import Copies
+from torchledger.errors import UserError
+from torchledger.inputs import mapped
+from torchledger.ledger import ForwardError, Ledger
+from torchledger.record import Measured, Measurement, RowKey
+
+REPEATS = 7
+FEWEST = 3
+BUDGET_SECONDS = 3.0  # for all repeats; the fewest are run all the same
+
+
+def has_values(model: nn.Module) -> bool:
+    """Whether the model can be run for real: none of its parameters and buffers is on meta or still uninitialised."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return not any(t.is_meta or is_lazy(t) for t in tensors)
+
+
+def check_measurable(model: nn.Module) -> None:
+    """Raise UserError for a model without values."""
+    if not has_values(model):
+        raise UserError(
+            "cannot measure a model without values: it lies on meta or has parameters that are not initialised; "
+            "build it with values, or leave measure out"
+        )
+
+
+def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], mode: Mode) -> Measurement:
+    """Run `model` for real, without gradients, and return the median seconds of each row and of a whole forward.
+
+    Inputs on meta are made up: normal floating-point numbers, zeros for integers and bools. One run warms up; then
+    each repeat is a forward without instruments (`wall_seconds`) and one that times every operation on its own.
+    Buffers, random states and tensors that were given are as before afterwards; what the model prints is dropped.
+
+    Raise UserError for a model without values, ForwardError where the real run fails.
+    """
+    check_measurable(model)
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    synchronize = _synchronizer(device)
+    walls: list[float] = []
+    runs: list[dict[RowKey, float]] = []
+    started = 0.0
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        for repeat in range(REPEATS + 1):
+            with ready(model, Copies(), mode):
+                given, keywords = mapped((args, dict(kwargs)), lambda tensor: _real(tensor, device))
+                captured = capture(model, given, keywords, mode, real=True, synchronize=synchronize, quiet=True)
+            if captured.error is not None:
+                raise ForwardError(
+                    f"the real run failed, where the run on meta did not: {captured.record.error}",
+                    Ledger(captured.record),
+                ) from captured.error
+            with ready(model, Copies(), mode):
+                given, keywords = mapped((args, dict(kwargs)), lambda tensor: _real(tensor, device))
+                synchronize()
+                before = time.perf_counter()
+                output = model(*given, **keywords)
+                synchronize()
+                wall = time.perf_counter() - before
+                del output
+            if repeat == 0:  # the warm-up
+                started = time.perf_counter()
+                continue
+            walls.append(wall)
+            seconds: dict[RowKey, float] = defaultdict(float)
+            for key, spent in zip(captured.record.row_keys(), captured.seconds, strict=True):
+                seconds[key] += spent
+            runs.append(seconds)
+            if repeat >= FEWEST and time.perf_counter() - started > BUDGET_SECONDS:
+                break
+    keys = dict.fromkeys(key for run in runs for key in run)
+    rows = [Measured(*key, statistics.median(run.get(key, 0.0) for run in runs)) for key in keys]
+    return Measurement(rows, statistics.median(walls), len(walls), _device_name(device))
+
+
+def _real(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a copy of a tensor with values, or one with made-up values in place of a meta tensor."""
+    if not tensor.is_meta:
+        return tensor.detach().clone()
+    made = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=device)
+    return made.normal_() if tensor.dtype.is_floating_point or tensor.dtype.is_complex else made.zero_()
+
+
+def _synchronizer(device: torch.device) -> Callable[[], None]:
+    if device.type == "cpu":
+        return lambda: None
+    return lambda: torch.accelerator.synchronize(device)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"CPU ({platform.machine()}, {threads} thread{'s' * (threads != 1)})"
+    return str(device)

@@ -1,0 +1,22 @@
+"""The conventions, by name."""
+
+from __future__ import annotations
+
+from torchledger.errors import UserError, close_matches
+from torchledger.pricing.convention import Convention
+from torchledger.pricing.full import FULL
+from torchledger.pricing.torchstat import TORCHSTAT
+
+__all__ = ["CONVENTIONS", "FULL", "TORCHSTAT", "convention"]
+
+CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention in (FULL, TORCHSTAT)}
+
+
+def convention(name: str) -> Convention:
+    """Return the convention called `name`. Raise UserError where there is none."""
+    if name not in CONVENTIONS:
+        raise UserError(
+            f"unknown convention {name!r}; the conventions are {', '.join(CONVENTIONS)}."
+            f"{close_matches(str(name), CONVENTIONS)}"
+        )
+    return CONVENTIONS[name]

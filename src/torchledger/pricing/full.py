@@ -1,0 +1,220 @@
+"""Convention `full`: what every operation computes and must move, unfused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torchledger.pricing import rules as r
+from torchledger.pricing.convention import FREE, UNKNOWN, Convention, Price, Quantity, State
+from torchledger.record import Operation
+
+# Views and allocations: they compute nothing and move nothing.
+FREE_OPERATIONS = frozenset(
+    """
+        view view_as reshape t transpose permute movedim swapaxes swapdims expand expand_as squeeze unsqueeze select
+        slice narrow split split_with_sizes chunk unbind as_strided diagonal unfold view_as_real view_as_complex real
+        imag conj _conj _neg_view adjoint mT mH resolve_conj resolve_neg unflatten flatten squeeze_ unsqueeze_ t_
+        transpose_ as_strided_ swapaxes_ swapdims_ resize_ resize_as_ set_ requires_grad_ rename rename_ values indices
+        crow_indices empty empty_like empty_strided empty_permuted new_empty new_empty_strided is_same_size equal_size
+        sym_size sym_stride sym_numel sym_storage_offset record_stream is_pinned _has_compatible_shallow_copy_type
+        _assert_async _assert_scalar _assert_tensor_metadata
+        """.split()
+)
+
+# One floating-point operation for each output element, whatever the function (exp, comparison, activation alike).
+POINTWISE = """
+    add sub mul div rsub neg abs sign sgn reciprocal sqrt rsqrt square exp exp2 expm1 log log2 log10 log1p pow
+    float_power sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh sigmoid logit erf erfc erfinv lgamma
+    digamma polygamma special_entr special_erfcx special_i0 special_i0e special_i1 special_i1e special_ndtri
+    special_xlog1py special_zeta xlogy logaddexp logaddexp2 hypot fmod remainder floor ceil round trunc frac
+    floor_divide true_divide maximum minimum fmax fmin clamp clamp_min clamp_max clip eq ne lt le gt ge isnan isinf
+    isfinite isposinf isneginf signbit copysign nextafter ldexp heaviside relu relu6 leaky_relu elu celu selu gelu silu
+    mish softplus softshrink hardshrink threshold hardtanh hardswish hardsigmoid log_sigmoid_forward _prelu_kernel
+    prelu rrelu_with_noise where nan_to_num deg2rad rad2deg sinc angle logical_and logical_or logical_xor logical_not
+    bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__
+    __lshift__ __rshift__ ger outer
+    """.split()
+
+# (operations, flops an output element, derivation)
+FUSED_POINTWISE: tuple[tuple[str, int, str], ...] = (
+    ("addcmul addcdiv", 3, "product or quotient, times value, plus self"),
+    ("lerp", 3, "end - start, times weight, plus start"),
+    ("glu", 2, "sigmoid and product"),
+)
+
+# (operations, flops an input element, flops a result, derivation)
+REDUCTIONS: tuple[tuple[str, int, int, str], ...] = (
+    ("sum nansum prod amax amin max min argmax argmin nanmedian", 1, -1, "n - 1 a result"),
+    ("mean nanmean", 1, 0, "n - 1 additions and a division"),
+    ("var var_mean", 4, 0, "mean n; centre n, square n, sum n - 1, divide 1"),
+    ("std std_mean", 4, 1, "variance and a square root"),
+    ("norm linalg_vector_norm", 2, 0, "square n, sum n - 1, root 1"),
+    ("logsumexp", 4, 0, "max n - 1, subtract n, exp n, sum n - 1, log and add 2"),
+    ("any all count_nonzero", 0, 0, "bool or integer results: no floating-point arithmetic"),
+)
+
+# Moved, not computed: read all of the inputs, write the output.
+MOVED = """
+    cat stack clone contiguous to_copy repeat repeat_interleave flip roll rot90 tril triu tril_ triu_ constant_pad_nd
+    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
+    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col col2im masked_fill masked_fill_
+    diag_embed block_diag one_hot sort topk kthvalue median mode unique _unique2 bucketize searchsorted
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
+    complex polar
+    """.split()
+GATHERED = ["embedding", "index", "index_select", "gather", "take", "take_along_dim"]
+SCATTERED = """
+    scatter scatter_ index_put index_put_ index_copy index_copy_ index_fill index_fill_ slice_scatter select_scatter
+    """.split()
+# Filled from nothing: only written.
+FILLED = """
+    zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor arange linspace logspace
+    eye tril_indices triu_indices fill fill_ zero zero_ rand randn randint randperm rand_like randn_like randint_like
+    normal_ uniform_ random_ exponential_ geometric_ cauchy_ log_normal_ bernoulli_ hann_window hamming_window
+    """.split()
+# (operations, flops an output element, derivation)
+INTERPOLATED: tuple[tuple[str, int, str], ...] = (
+    ("upsample_linear1d", 3, "2 products and 1 addition"),
+    ("upsample_bilinear2d _upsample_bilinear2d_aa grid_sampler_2d", 7, "4 products and 3 additions"),
+    ("upsample_trilinear3d grid_sampler_3d", 15, "8 products and 7 additions"),
+    ("upsample_bicubic2d _upsample_bicubic2d_aa", 31, "16 products and 15 additions"),
+)
+
+
+def _rule(
+    text: str,
+    flops: r.Formula = r.nothing,
+    macs: r.Formula = r.nothing,
+    read: r.Formula = r.inputs_bytes,
+    written: r.Formula = r.outputs_bytes,
+    primary: int | None = None,
+) -> r.Rule:
+    if primary is not None and written is r.outputs_bytes:
+        written = r.output_bytes
+    return r.Rule(text, macs, flops, read, written, primary)
+
+
+def _contraction(text: str, macs: r.Formula, adds: bool = False, bias: str | None = None) -> r.Rule:
+    flops = r.doubled_plus_output(macs, bias) if adds or bias else r.doubled(macs)
+    return _rule(text, flops, macs)
+
+
+def _table() -> dict[str, r.Rule]:
+    table: dict[str, r.Rule] = {
+        "convolution": _contraction("2 macs; + 1 an output where there is a bias", r.convolution_macs, bias="bias"),
+        "linear": _contraction("2 macs; + 1 an output where there is a bias", r.matrix_macs_linear, bias="bias"),
+        "_trilinear": _contraction("2 macs", r.trilinear_macs),
+        "_cdist_forward": _rule(
+            "p = 2: 2 macs and a root; else subtract, power and add for each of M, and a root",
+            r.cdist_flops,
+            r.cdist_macs,
+        ),
+        "_euclidean_dist": _contraction("2 macs and a root an output", r.euclidean_macs, adds=True),
+        "scaled_dot_product_attention": _rule(
+            "2 macs, scale 1 a score, softmax 5 S - 2 a row, mask 1 a score, dropout 2 a score",
+            r.attention_flops,
+            r.attention_macs,
+            primary=1,
+        ),
+        "batch_norm": _rule(
+            "eval: 4 an element (2 without weight and bias), 2 a channel; training: 7 n + 2 a channel, 3 a statistic",
+            r.batch_norm_flops,
+            written=r.batch_norm_written_bytes,
+            primary=1,
+        ),
+        "layer_norm": _rule("7 n + 2 a row; 5 n + 2 without weight and bias", r.layer_norm_flops, primary=1),
+        "group_norm": _rule("7 n + 2 a group; 5 n + 2 without weight and bias", r.group_norm_flops, primary=1),
+        "rms_norm": _rule("4 n + 2 a row; 3 n + 2 without weight", r.rms_norm_flops, primary=1),
+        "softmax": _rule("5 n - 2 a row: max n - 1, subtract n, exp n, sum n - 1, divide n", r.per_row(5, -2)),
+        "log_softmax": _rule(
+            "5 n - 1 a row: max n - 1, subtract n, exp n, sum n - 1, log 1, subtract n", r.per_row(5, -1)
+        ),
+        "dropout": _rule("2 an element: mask and scale", r.per_output(2), primary=1),
+        "dropout_": _rule("2 an element: mask and scale", r.per_output(2), primary=1),
+        "feature_dropout": _rule("2 an element: mask and scale", r.per_output(2), primary=1),
+        "feature_dropout_": _rule("2 an element: mask and scale", r.per_output(2), primary=1),
+        "cumsum": _rule("n - 1 a row", r.scan),
+        "cumprod": _rule("n - 1 a row", r.scan),
+        "copy_": _rule("moved: reads the source alone", read=r.source_bytes),
+        "bernoulli": _rule("random: reads its probabilities"),
+        "multinomial": _rule("random: reads its probabilities"),
+        "scatter_add": _rule("1 an element of the source", r.scatter_add_flops),
+        "scatter_add_": _rule("1 an element of the source", r.scatter_add_flops),
+        "index_add": _rule("1 an element of the source", r.scatter_add_flops),
+        "index_add_": _rule("1 an element of the source", r.scatter_add_flops),
+    }
+    for name in ("mm", "bmm", "_int_mm"):
+        table[name] = _contraction("2 macs", r.matrix_macs)
+    for name in ("addmm", "baddbmm", "addbmm"):
+        table[name] = _contraction("2 macs + 1 an output", r.matrix_macs, adds=True)
+    for name in ("mv", "dot", "vdot"):
+        table[name] = _contraction("2 macs", r.vector_macs)
+    table["addmv"] = _contraction("2 macs + 1 an output", r.vector_macs, adds=True)
+    table["addr"] = _rule("product and addition an output", r.per_output(2))
+    for dimensions in (1, 2, 3):
+        table[f"max_pool{dimensions}d"] = _rule("k - 1 an output", r.pooled(dimensions, 1), primary=1)
+        table[f"avg_pool{dimensions}d"] = _rule("k an output", r.pooled(dimensions, 0))
+        table[f"adaptive_avg_pool{dimensions}d"] = _rule("window an output", r.adaptive_pooled(dimensions, 0))
+        table[f"adaptive_max_pool{dimensions}d"] = _rule(
+            "window - 1 an output", r.adaptive_pooled(dimensions, 1), primary=1
+        )
+    for name in POINTWISE:
+        primary = 1 if name in ("rrelu_with_noise", "log_sigmoid_forward") else None
+        table[name] = _rule("1 an output element (floating point)", r.per_output(1), primary=primary)
+    for names, amount, text in FUSED_POINTWISE + INTERPOLATED:
+        table |= dict.fromkeys(names.split(), _rule(f"{amount} an output element: {text}", r.per_output(amount)))
+    for names, amount, constant, text in REDUCTIONS:
+        table |= dict.fromkeys(names.split(), _rule(text, r.reduction(amount, constant)))
+    table |= dict.fromkeys(MOVED, _rule("moved: 0 flops"))
+    table |= dict.fromkeys(GATHERED, _rule("moved: reads indices and output's size", read=r.gathered_bytes))
+    scattered = _rule(
+        "moved: reads indices and source, writes as many",
+        read=r.scattered_read_bytes,
+        written=r.scattered_written_bytes,
+    )
+    table |= dict.fromkeys(SCATTERED, scattered)
+    table |= dict.fromkeys(FILLED, _rule("written from nothing", read=r.nothing))
+    return table
+
+
+RULES: Mapping[str, r.Rule] = _table()
+
+
+def rule_of(name: str) -> r.Rule | None:
+    """Return the rule for a canonical operation; an in-place form without one of its own takes the plain form's."""
+    return RULES.get(name) or RULES.get(name.removesuffix("_"))
+
+
+def price(operation: Operation) -> Price:
+    """Price one operation: macs, flops, bytes_read, bytes_written, activation_bytes."""
+    if operation.name in FREE_OPERATIONS:
+        return FREE
+    rule = rule_of(operation.name)
+    if rule is None:
+        return UNKNOWN
+    results = operation.outputs if rule.primary is None else operation.outputs[: rule.primary]
+    return Price(
+        State.PRICED,
+        {
+            "macs": rule.macs(operation),
+            "flops": rule.flops(operation),
+            "bytes_read": rule.bytes_read(operation),
+            "bytes_written": rule.bytes_written(operation),
+            "activation_bytes": sum(o.tensor.distinct_bytes for o in results if o.alias is None),
+        },
+    )
+
+
+FULL = Convention(
+    name="full",
+    summary="all arithmetic and all bytes of every operation, unfused",
+    quantities=(
+        Quantity("macs", "macs", "", "multiply-accumulates of contractions"),
+        Quantity("flops", "flops", "", "all floating-point arithmetic; a multiply-accumulate is two"),
+        Quantity("bytes_read", "read", "B", "distinct bytes that each operation must read"),
+        Quantity("bytes_written", "written", "B", "bytes of results"),
+        Quantity("activation_bytes", "activations", "B", "results in a storage of their own"),
+    ),
+    price=price,
+    of_calls={},
+)

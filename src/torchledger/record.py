@@ -1,0 +1,502 @@
+"""The data of a ledger: what one run of a model did, as plain values, and its JSON both ways.
+
+A `Record` holds each *distinct* operation once (`operations`) and every call of one as a small `Entry` that refers to
+it, so that a network of many equal blocks stays small and is priced once a distinct operation. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from torchledger.errors import UserError
+
+SCHEMA = 1
+FORMAT = "torchledger ledger"
+
+Shape = tuple[int, ...]
+Phase = Literal["forward", "backward", "optimizer"]
+StorageKind = Literal["parameter", "buffer", "input", "constant", "activation"]
+T = TypeVar("T")
+
+ITEM_SIZES = {
+    **dict.fromkeys(("bool", "uint8", "int8", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz"), 1),
+    **dict.fromkeys(("float8_e5m2fnuz", "float8_e8m0fnu", "qint8", "quint8"), 1),
+    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
+    **dict.fromkeys(("int32", "uint32", "float32", "complex32", "qint32"), 4),
+    **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
+    "complex128": 16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What a tensor is, without its values. `dtype` is torch's name without `torch.`; sizes are in elements."""
+
+    shape: Shape
+    stride: Shape
+    dtype: str
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def distinct_elements(self) -> int:
+        """Elements with an address of their own: a dimension of stride 0 (expanded) counts once."""
+        return math.prod(size for size, step in zip(self.shape, self.stride, strict=True) if step != 0 or size == 0)
+
+    @property
+    def item_size(self) -> int:
+        return ITEM_SIZES[self.dtype]
+
+    @property
+    def distinct_bytes(self) -> int:
+        return self.distinct_elements * self.item_size
+
+    @property
+    def is_floating(self) -> bool:
+        return "float" in self.dtype or "complex" in self.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """The place of a tensor argument in its operation's `inputs`."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputInfo:
+    """A tensor that an operation returned. `alias` is the input whose storage it shares; None: a fresh storage."""
+
+    tensor: TensorInfo
+    alias: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A distinct operation: canonical name, arguments by schema name, tensors given, tensors returned.
+
+    `repeated`: inputs that are the same elements in memory as an earlier one (`mul(x, x)`, `x @ x.T`), read once.
+    """
+
+    name: str
+    arguments: Mapping[str, object]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[OutputInfo, ...]
+    repeated: tuple[int, ...] = ()
+
+    def tensor(self, name: str) -> TensorInfo | None:
+        """Return the tensor that was passed as argument `name`, or None where there was none."""
+        value = self.arguments.get(name)
+        return self.inputs[value.index] if isinstance(value, TensorRef) else None
+
+    def tensors(self, name: str) -> tuple[TensorInfo, ...]:
+        """Return the tensors of the list argument `name`."""
+        values = self.arguments.get(name)
+        if not isinstance(values, (list, tuple)):
+            return ()
+        return tuple(self.inputs[value.index] for value in values if isinstance(value, TensorRef))
+
+
+@dataclass(slots=True)
+class Entry:
+    """One call of an operation: indices into `Record.operations` and `Record.calls`, and the phase."""
+
+    operation: int
+    call: int
+    phase: Phase = "forward"
+
+
+@dataclass(slots=True)
+class ModuleInfo:
+    """A module under one path. `leaf`: no registered children. `same_as`: the first path of the same module.
+
+    `registered` is its place in `named_modules` order, None for a path that only a call made.
+    """
+
+    path: str
+    kind: str
+    leaf: bool
+    registered: int | None
+    same_as: str | None = None
+
+
+@dataclass(slots=True)
+class ModuleCall:
+    """One call of a module: indices of its module and of the call that made it, shapes of tensors in and out.
+
+    `started`: the number of entries booked when it began.
+    """
+
+    module: int
+    parent: int | None
+    started: int
+    inputs: tuple[Shape, ...] = ()
+    outputs: tuple[Shape, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterInfo:
+    """A parameter or buffer. `shared_with`: the path that owns the same tensor, when this one is an alias."""
+
+    path: str
+    module: str
+    shape: Shape
+    dtype: str
+    trainable: bool
+    shared_with: str | None = None
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(slots=True)
+class Allocation:
+    """A storage: bytes, and the number of entries booked when it was born and when it died (None: outlived the run)."""
+
+    bytes: int
+    born: int
+    died: int | None
+    kind: StorageKind
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Median exclusive seconds of one row of the by-layer view (see `Record.row_keys`), summed over its calls."""
+
+    path: str
+    operation: str
+    ordinal: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Measurement:
+    """A real run: rows, the wall time of an uninstrumented forward, repeats, device."""
+
+    rows: list[Measured]
+    wall_seconds: float
+    repeats: int
+    device: str
+
+
+RowKey = tuple[str, str, int]
+
+
+@dataclass(slots=True)
+class Record:
+    """Everything that one captured run did."""
+
+    model: str
+    mode: str
+    batch: int
+    torch_version: str
+    inputs: list[str] = field(default_factory=list)
+    modules: list[ModuleInfo] = field(default_factory=list)
+    calls: list[ModuleCall] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    parameters: list[ParameterInfo] = field(default_factory=list)
+    buffers: list[ParameterInfo] = field(default_factory=list)
+    allocations: list[Allocation] = field(default_factory=list)
+    assumptions: list[str] = field(default_factory=list)
+    measurement: Measurement | None = None
+    error: str | None = None
+
+    def row_keys(self) -> list[RowKey]:
+        """Return for each entry the row of the by-layer view that it belongs to.
+
+        Inside a leaf module that is (path, "", 0); outside one (path of the module that ran it, operation, how many
+        of that operation the same call had run before), so the second `add` of every call of a block is one row.
+        """
+        seen: dict[tuple[int, str], int] = {}
+        leaf_keys: dict[int, RowKey] = {}
+        keys: list[RowKey] = []
+        for entry in self.entries:
+            known = leaf_keys.get(entry.call)
+            if known is not None:
+                keys.append(known)
+                continue
+            module = self.modules[self.calls[entry.call].module]
+            if module.leaf:
+                keys.append(leaf_keys.setdefault(entry.call, (module.path, "", 0)))
+                continue
+            name = self.operations[entry.operation].name
+            ordinal = seen.get((entry.call, name), 0)
+            seen[entry.call, name] = ordinal + 1
+            keys.append((module.path, name, ordinal))
+        return keys
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON-able values; `from_json` is its inverse."""
+        return {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "model": self.model,
+            "mode": self.mode,
+            "batch": self.batch,
+            "torch_version": self.torch_version,
+            "inputs": self.inputs,
+            "modules": [[m.path, m.kind, m.leaf, m.registered, m.same_as] for m in self.modules],
+            "calls": [[c.module, c.parent, c.started, c.inputs, c.outputs] for c in self.calls],
+            "operations": [_operation_to_json(operation) for operation in self.operations],
+            "entries": {
+                "operation": [entry.operation for entry in self.entries],
+                "call": [entry.call for entry in self.entries],
+                "phase": _runs([entry.phase for entry in self.entries]),
+            },
+            "parameters": [_parameter_to_json(parameter) for parameter in self.parameters],
+            "buffers": [_parameter_to_json(buffer) for buffer in self.buffers],
+            "allocations": [[a.bytes, a.born, a.died, a.kind] for a in self.allocations],
+            "assumptions": self.assumptions,
+            "measurement": None
+            if self.measurement is None
+            else {
+                "rows": [[row.path, row.operation, row.ordinal, row.seconds] for row in self.measurement.rows],
+                "wall_seconds": self.measurement.wall_seconds,
+                "repeats": self.measurement.repeats,
+                "device": self.measurement.device,
+            },
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, data: object, source: str = "the data") -> Record:
+        """Build a record from what `to_json` gave. Raise UserError, naming `source`, for anything else."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise UserError(
+                f'{source} is no torchledger ledger (no "format": "{FORMAT}"); '
+                "write one with --format json or Ledger.save"
+            )
+        schema = data.get("schema")
+        if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+            raise UserError(f"{source} is damaged: its schema is {schema!r}, expected a whole number from 1")
+        if schema > SCHEMA:
+            raise UserError(
+                f"{source} has schema {schema}, this torchledger reads up to {SCHEMA}; upgrade torchledger to read it"
+            )
+        try:
+            record = _record_from_json(data)
+            _check_references(record)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise UserError(f"{source} is damaged: {reason}; write it again with Ledger.save") from error
+        return record
+
+
+def read_record(text: str, source: str) -> Record:
+    """Parse the JSON text of a saved ledger. Raise UserError, naming `source`, where it is none or is cut off."""
+    try:
+        data = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        at = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nesting"
+        raise UserError(
+            f"{source} is not whole JSON ({at}: {getattr(error, 'msg', error)}); save the ledger again"
+        ) from error
+    return Record.from_json(data, source)
+
+
+def _record_from_json(data: Mapping[str, Any]) -> Record:
+    entries = data["entries"]
+    phases = _unrolled(entries["phase"])
+    measurement = data["measurement"]
+    return Record(
+        model=_checked(str, data["model"]),
+        mode=_checked(str, data["mode"]),
+        batch=_checked(int, data["batch"]),
+        torch_version=_checked(str, data["torch_version"]),
+        inputs=[_checked(str, text) for text in data["inputs"]],
+        modules=[
+            ModuleInfo(
+                _checked(str, path),
+                _checked(str, kind),
+                _checked(bool, leaf),
+                _optional(int, registered),
+                _optional(str, same_as),
+            )
+            for path, kind, leaf, registered, same_as in data["modules"]
+        ],
+        calls=[
+            ModuleCall(
+                _checked(int, module),
+                _optional(int, parent),
+                _checked(int, started),
+                tuple(_shape(shape) for shape in inputs),
+                tuple(_shape(shape) for shape in outputs),
+            )
+            for module, parent, started, inputs, outputs in data["calls"]
+        ],
+        operations=[_operation_from_json(operation) for operation in data["operations"]],
+        entries=[
+            Entry(_checked(int, operation), _checked(int, call), phase)
+            for operation, call, phase in zip(entries["operation"], entries["call"], phases, strict=True)
+        ],
+        parameters=[_parameter_from_json(parameter) for parameter in data["parameters"]],
+        buffers=[_parameter_from_json(buffer) for buffer in data["buffers"]],
+        allocations=[
+            Allocation(_checked(int, size), _checked(int, born), _optional(int, died), _one_of(kind, StorageKind))
+            for size, born, died, kind in data["allocations"]
+        ],
+        assumptions=[_checked(str, text) for text in data["assumptions"]],
+        measurement=None
+        if measurement is None
+        else Measurement(
+            [
+                Measured(_checked(str, path), _checked(str, name), _checked(int, ordinal), _number(seconds))
+                for path, name, ordinal, seconds in measurement["rows"]
+            ],
+            _number(measurement["wall_seconds"]),
+            _checked(int, measurement["repeats"]),
+            _checked(str, measurement["device"]),
+        ),
+        error=_optional(str, data["error"]),
+    )
+
+
+def _check_references(record: Record) -> None:
+    """Raise ValueError where an index points outside its list or the modules do not form calls."""
+    counts = {
+        "operation": (len(record.operations), [entry.operation for entry in record.entries]),
+        "call": (len(record.calls), [entry.call for entry in record.entries]),
+        "module": (len(record.modules), [call.module for call in record.calls]),
+    }
+    for name, (count, indices) in counts.items():
+        if indices and not (min(indices) >= 0 and max(indices) < count):
+            raise ValueError(f"an entry refers to {name} {max(indices)} of {count}")
+    for number, call in enumerate(record.calls):
+        if call.parent is not None and not 0 <= call.parent < number:
+            raise ValueError(f"call {number} names call {call.parent} as its parent")
+    for operation in record.operations:
+        count = len(operation.inputs)
+        refs = [value for value in operation.arguments.values() if isinstance(value, TensorRef)]
+        refs += [
+            v for vs in operation.arguments.values() if isinstance(vs, tuple) for v in vs if isinstance(v, TensorRef)
+        ]
+        aliases = [output.alias for output in operation.outputs if output.alias is not None]
+        if any(not 0 <= index < count for index in [ref.index for ref in refs] + aliases + [*operation.repeated]):
+            raise ValueError(f"operation {operation.name} refers to an input that it does not have")
+
+
+def _operation_to_json(operation: Operation) -> dict[str, Any]:
+    return {
+        "name": operation.name,
+        "arguments": {name: _value_to_json(value) for name, value in operation.arguments.items()},
+        "inputs": [[t.shape, t.stride, t.dtype] for t in operation.inputs],
+        "outputs": [[o.tensor.shape, o.tensor.stride, o.tensor.dtype, o.alias] for o in operation.outputs],
+        "repeated": operation.repeated,
+    }
+
+
+def _operation_from_json(data: Mapping[str, Any]) -> Operation:
+    return Operation(
+        _checked(str, data["name"]),
+        {_checked(str, name): _value_from_json(value) for name, value in data["arguments"].items()},
+        tuple(_tensor(*tensor) for tensor in data["inputs"]),
+        tuple(OutputInfo(_tensor(*tensor), _optional(int, alias)) for *tensor, alias in data["outputs"]),
+        tuple(_checked(int, index) for index in data["repeated"]),
+    )
+
+
+def _value_to_json(value: object) -> object:
+    if isinstance(value, TensorRef):
+        return {"tensor": value.index}
+    if isinstance(value, tuple):
+        return [_value_to_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if isinstance(value, complex):
+        return {"complex": [str(value.real), str(value.imag)]}
+    return value
+
+
+def _value_from_json(value: object) -> object:
+    if isinstance(value, dict):
+        (kind, content), *rest = value.items()
+        if rest or kind not in ("tensor", "float", "complex"):
+            raise ValueError(f"an argument is {value!r}")
+        if kind == "tensor":
+            return TensorRef(_checked(int, content))
+        return float(content) if kind == "float" else complex(float(content[0]), float(content[1]))
+    if isinstance(value, list):
+        return tuple(_value_from_json(item) for item in value)
+    return value
+
+
+def _parameter_to_json(p: ParameterInfo) -> list[object]:
+    return [p.path, p.module, p.shape, p.dtype, p.trainable, p.shared_with]
+
+
+def _parameter_from_json(data: list[Any]) -> ParameterInfo:
+    path, module, shape, dtype, trainable, shared_with = data
+    return ParameterInfo(
+        _checked(str, path),
+        _checked(str, module),
+        _shape(shape),
+        _checked(str, dtype),
+        _checked(bool, trainable),
+        _optional(str, shared_with),
+    )
+
+
+def _tensor(shape: object, stride: object, dtype: object) -> TensorInfo:
+    if dtype not in ITEM_SIZES:
+        raise ValueError(f"a tensor has the unknown dtype {dtype!r}")
+    info = TensorInfo(_shape(shape), _shape(stride, signed=True), _checked(str, dtype))
+    if len(info.shape) != len(info.stride):
+        raise ValueError(f"a tensor has shape {info.shape} and stride {info.stride}")
+    return info
+
+
+def _shape(values: object, signed: bool = False) -> Shape:
+    if not isinstance(values, list) or not all(_is(int, value) and (signed or value >= 0) for value in values):
+        raise ValueError(f"a shape is {values!r}")
+    return tuple(values)
+
+
+def _is(kind: type, value: object) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _checked(kind: type[T], value: object) -> T:
+    if not _is(kind, value):
+        raise ValueError(f"{value!r} stands where a {kind.__name__} belongs")
+    return value  # type: ignore[return-value]  # narrowed by _is, which also keeps bool apart from int
+
+
+def _optional(kind: type[T], value: object) -> T | None:
+    return None if value is None else _checked(kind, value)
+
+
+def _number(value: object) -> float:
+    if not (_is(int, value) or _is(float, value)):
+        raise ValueError(f"{value!r} stands where a number belongs")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _one_of(value: object, choices: Any) -> Any:
+    if value not in choices.__args__:
+        raise ValueError(f"{value!r} is none of {', '.join(choices.__args__)}")
+    return value
+
+
+def _runs(values: list[Any]) -> list[list[Any]]:
+    """Return [value, count] runs: phases are long stretches of one word."""
+    runs: list[list[Any]] = []
+    for value in values:
+        if runs and runs[-1][0] == value:
+            runs[-1][1] += 1
+        else:
+            runs.append([value, 1])
+    return runs
+
+
+def _unrolled(runs: list[Any]) -> list[Any]:
+    if sum(count for _, count in runs) > 100_000_000:
+        raise ValueError("more entries than a ledger holds")
+    return [_one_of(value, Phase) for value, count in runs for _ in range(_checked(int, count))]

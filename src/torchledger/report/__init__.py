@@ -1,0 +1,8 @@
+"""A Table as text, CSV, markdown or JSON: one file a format; each returns what it drew and prints nothing."""
+
+from torchledger.report.csv import to_csv
+from torchledger.report.json_ import table_to_json
+from torchledger.report.markdown import to_markdown
+from torchledger.report.text import to_text
+
+__all__ = ["table_to_json", "to_csv", "to_markdown", "to_text"]

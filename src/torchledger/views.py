@@ -1,0 +1,330 @@
+"""Record + convention -> Table: by layer, by operation, by module to a depth. Every view adds up to one total."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from torchledger.pricing.convention import EXCLUDED, Convention, Price, State
+from torchledger.record import ModuleInfo, Record, RowKey, Shape
+
+
+class AtLeast(int):
+    """A sum that unknown operations are missing from: prints as `>=n`, or `?` where nothing is known."""
+
+
+Cell = str | int | float | None  # None: not counted under this convention, prints as `-`
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: `unit` is B, MiB, s, %, or empty; `text` aligns left; a higher `weight` stays longer when narrow."""
+
+    name: str
+    title: str
+    unit: str = ""
+    text: bool = False
+    weight: int = 0
+
+
+@dataclass
+class Table:
+    """Rows of cells by column name, and their sums. `free_rows` lie in `rows` too: they cost nothing by rule."""
+
+    title: str
+    convention: str
+    columns: tuple[Column, ...]
+    rows: list[dict[str, Cell]]
+    total: dict[str, Cell]
+    notes: list[str] = field(default_factory=list)
+    exact: bool = False
+    free_rows: frozenset[int] = frozenset()
+
+
+COUNTS = ("operations", "priced", "free", "excluded", "unknown")
+
+
+@dataclass
+class _Row:
+    """Sums of one row while it is filled."""
+
+    module: str
+    kind: str
+    calls: int = 0
+    inputs: tuple[Shape, ...] = ()
+    outputs: tuple[Shape, ...] = ()
+    amounts: Counter[str] = field(default_factory=Counter)
+    of_calls: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    states: Counter[State] = field(default_factory=Counter)
+    params: int = 0
+    note: str = ""
+    seconds: float = 0.0
+    is_module: bool = True
+
+    def add(self, price: Price) -> None:
+        self.states[price.state] += 1
+        for name, amount in price.amounts.items():
+            self.amounts[name] += amount
+
+    def join(self, other: _Row) -> None:
+        self.amounts.update(other.amounts)
+        for name, amount in other.of_calls.items():
+            self.of_calls[name] += amount
+        self.states.update(other.states)
+        self.params += other.params
+        self.seconds += other.seconds
+
+    def amount(self, name: str) -> int | None:
+        """Return the sum; None where every operation is outside the convention."""
+        if self.states[State.UNKNOWN]:
+            return AtLeast(self.amounts[name])
+        if name not in self.amounts and self.states[State.EXCLUDED]:
+            return None
+        # A row whose operations are priced but lack this quantity is outside what the convention counts.
+        return None if name not in self.amounts and self.states[State.PRICED] else self.amounts[name]
+
+    def counts(self) -> dict[str, Cell]:
+        return {"operations": sum(self.states.values())} | {
+            state.value: self.states[state] for state in (State.PRICED, State.FREE, State.EXCLUDED, State.UNKNOWN)
+        }
+
+
+def prices(record: Record, convention: Convention) -> list[Price]:
+    """Price each distinct operation once, in the order of `record.operations`."""
+    return [convention.price(operation) for operation in record.operations]
+
+
+def totals(record: Record, convention: Convention, phase: str | None = None) -> dict[str, Cell]:
+    """Return the sums of the whole ledger: parameters, the convention's quantities, operations by state."""
+    row = _Row("", "")
+    for price, entry in zip(_priced(record, convention), record.entries, strict=True):
+        if phase is None or entry.phase == phase:
+            row.add(price)
+    parameters = [p for p in record.parameters if p.shared_with is None]
+    result: dict[str, Cell] = {
+        "params": sum(p.elements for p in parameters),
+        "trainable_params": sum(p.elements for p in parameters if p.trainable),
+        "buffers": sum(b.elements for b in record.buffers if b.shared_with is None),
+    }
+    for quantity, formula in convention.of_calls.items():
+        result[quantity.name] = sum(
+            formula(call) for call in record.calls if not convention.leaves_only or record.modules[call.module].leaf
+        )
+    unknown = row.states[State.UNKNOWN]
+    for quantity in convention.quantities:
+        amount = row.amounts[quantity.name]
+        result[quantity.name] = AtLeast(amount) if unknown else amount
+    return result | row.counts()
+
+
+def _priced(record: Record, convention: Convention) -> list[Price]:
+    """Return each entry's price; one that the convention leaves out for standing outside a leaf is excluded."""
+    table = prices(record, convention)
+    if not convention.leaves_only:
+        return [table[entry.operation] for entry in record.entries]
+    leaf = [record.modules[call.module].leaf for call in record.calls]
+    priced = ((table[entry.operation], leaf[entry.call]) for entry in record.entries)
+    return [EXCLUDED if not inside and price.state is State.PRICED else price for price, inside in priced]
+
+
+def _layer_rows(record: Record, convention: Convention) -> list[_Row]:
+    """Return rows in order of first execution (modules that did not run last), or of registration."""
+    owned: Counter[str] = Counter()
+    shared: dict[str, str] = {}
+    for parameter in record.parameters:
+        if parameter.shared_with is None:
+            owned[parameter.module] += parameter.elements
+        else:
+            shared.setdefault(parameter.module, parameter.shared_with)
+    rows: dict[RowKey, _Row] = {}
+    first: dict[RowKey, tuple[int, int, int]] = {}  # entries booked before, a call before its entries, in calls' order
+    ran: set[str] = set()
+    for number, call in enumerate(record.calls):
+        module = record.modules[call.module]
+        ran.add(module.path)
+        if not module.leaf and not owned[module.path]:
+            continue
+        key = (module.path, "", 0)
+        row = rows.get(key)
+        if row is None:
+            row = rows[key] = _Row(module.path, module.kind, inputs=call.inputs, outputs=call.outputs)
+            row.params, row.note = owned[module.path], _sharing(module, shared)
+            first[key] = (call.started, 0, number)
+        row.calls += 1
+        if module.leaf or not convention.leaves_only:
+            for quantity, formula in convention.of_calls.items():
+                row.of_calls[quantity.name] += formula(call)
+    entries = zip(_priced(record, convention), record.row_keys(), record.entries, strict=True)
+    for number, (price, key, entry) in enumerate(entries):
+        row = rows.get(key)
+        if row is None:
+            operation = record.operations[entry.operation]
+            row = rows[key] = _Row(key[0], operation.name, is_module=False)
+            row.inputs = tuple(t.shape for t in operation.inputs)
+            row.outputs = tuple(o.tensor.shape for o in operation.outputs)
+            first[key] = (number, 1, 0)
+        if not row.is_module:
+            row.calls += 1
+        row.add(price)
+    for measured in record.measurement.rows if record.measurement is not None else ():
+        key = (measured.path, measured.operation, measured.ordinal)
+        if key not in rows:
+            rows[key] = _Row(measured.path, measured.operation, note="measured only", is_module=bool(not key[1]))
+        rows[key].seconds = measured.seconds
+    for module in record.modules:
+        if module.path not in ran and module.same_as is None and owned[module.path]:
+            rows[module.path, "", 0] = _Row(module.path, module.kind, params=owned[module.path], note="not run")
+    if convention.leaves_only:
+        place = {module.path: module.registered for module in record.modules if module.registered is not None}
+        kept = [row for row in rows.values() if row.is_module]
+        return sorted(kept, key=lambda row: place.get(row.module, len(record.modules)))
+    last = (len(record.entries) + 1, 0, 0)
+    return [rows[key] for key in sorted(rows, key=lambda key: first.get(key, last))]
+
+
+def _sharing(module: ModuleInfo, shared: dict[str, str]) -> str:
+    if module.same_as is not None:
+        return f"shared with {module.same_as}"
+    return f"shared with {shared[module.path]}" if module.path in shared else ""
+
+
+def _shapes(shapes: tuple[Shape, ...], skip_batch: bool) -> str:
+    """Write shapes as `1x3x224x224`, several apart by a comma; torchstat shows the first one, without the batch."""
+    if skip_batch:
+        return "x".join(map(str, shapes[0][1:])) if shapes else ""
+    return ", ".join("x".join(map(str, shape)) or "scalar" for shape in shapes)
+
+
+def by_layer(record: Record, convention: Convention) -> Table:
+    """Return one row a leaf module and one for each operation that ran outside of one."""
+    rows = _layer_rows(record, convention)
+    columns = [Column("module", "module", text=True, weight=100)]
+    if not convention.leaves_only:
+        columns.append(Column("kind", "kind", text=True, weight=60))
+        columns.append(Column("calls", "calls", weight=10))
+    columns += [
+        Column("input_shape", "input shape", text=True, weight=20),
+        Column("output_shape", "output shape", text=True, weight=70),
+        Column("params", "params", weight=90),
+    ]
+    return _table(record, convention, "by layer", rows, columns)
+
+
+def by_operation(record: Record, convention: Convention) -> Table:
+    """Return one row a kind of operation, heaviest first."""
+    rows: dict[str, _Row] = {}
+    for price, entry in zip(_priced(record, convention), record.entries, strict=True):
+        name = record.operations[entry.operation].name
+        row = rows.setdefault(name, _Row("", name, is_module=False))
+        row.calls += 1
+        row.add(price)
+    weight = [quantity.name for quantity in convention.quantities]
+    ordered = sorted(rows.values(), key=lambda row: [-row.amounts[name] for name in weight])
+    columns = [Column("operation", "operation", text=True, weight=100), Column("calls", "calls", weight=50)]
+    return _table(record, convention, "by operation", ordered, columns)
+
+
+def by_module(record: Record, convention: Convention, depth: int = 1) -> Table:
+    """Return one row a module down to `depth` (0: the whole model), holding all below it; rows do not overlap."""
+    kinds = {module.path: module.kind for module in record.modules}
+    rows: dict[str, _Row] = {}
+    for layer in _layer_rows(record, convention):
+        path = ".".join(layer.module.split(".")[:depth]) if depth else ""
+        row = rows.setdefault(path, _Row(path, kinds.get(path, "")))
+        row.join(layer)
+    columns = [
+        Column("module", "module", text=True, weight=100),
+        Column("kind", "kind", text=True, weight=60),
+        Column("params", "params", weight=90),
+    ]
+    return _table(record, convention, f"by module to depth {depth}", list(rows.values()), columns)
+
+
+def _table(record: Record, convention: Convention, view: str, rows: list[_Row], columns: list[Column]) -> Table:
+    by_kind = columns[0].name == "operation"
+    of_calls = () if by_kind else tuple(convention.of_calls)
+    weights = {quantity.name: 80 - 5 * place for place, quantity in enumerate(convention.quantities)}
+    columns = columns + [Column(q.name, q.title, q.unit, weight=30) for q in of_calls]
+    columns += [Column(q.name, q.title, q.unit, weight=weights[q.name]) for q in convention.quantities]
+    measured = record.measurement is not None and not by_kind
+    if measured:
+        columns += [
+            Column("seconds_measured", "seconds", "s", weight=65),
+            Column("duration_percent", "duration", "%", weight=66),
+        ]
+    if not convention.leaves_only:
+        columns += [Column(name, name, weight=1) for name in COUNTS]
+        if not by_kind:
+            columns.append(Column("note", "note", text=True, weight=40))
+    all_seconds = sum(row.seconds for row in rows)
+    cells: list[dict[str, Cell]] = []
+    for row in rows:
+        values: dict[str, Cell] = {
+            "module": row.module,
+            "kind": row.kind,
+            "operation": row.kind,
+            "calls": row.calls,
+            "input_shape": _shapes(row.inputs, convention.leaves_only),
+            "output_shape": _shapes(row.outputs, convention.leaves_only),
+            "params": row.params,
+            "seconds_measured": row.seconds,
+            "duration_percent": 100 * row.seconds / all_seconds if all_seconds else 0.0,
+            "note": row.note,
+        }
+        values |= {quantity.name: row.of_calls[quantity.name] for quantity in of_calls}
+        values |= {quantity.name: row.amount(quantity.name) for quantity in convention.quantities}
+        values |= row.counts()
+        cells.append({column.name: values[column.name] for column in columns})
+    total: dict[str, Cell] = totals(record, convention)
+    total |= {
+        "calls": sum(row.calls for row in rows),
+        "seconds_measured": all_seconds,
+        "duration_percent": 100.0 if all_seconds else 0.0,
+    }
+    free = frozenset(
+        index
+        for index, row in enumerate(rows)
+        if not row.is_module and row.states[State.FREE] == sum(row.states.values()) and row.states[State.FREE]
+    )
+    return Table(
+        title=f"{record.model}, {view}, convention {convention.name}, {record.mode} mode, batch {record.batch}",
+        convention=convention.name,
+        columns=tuple(columns),
+        rows=cells,
+        total={column.name: total.get(column.name, "total" if column is columns[0] else "") for column in columns},
+        notes=notes(record, convention),
+        exact=convention.exact,
+        free_rows=free,
+    )
+
+
+def notes(record: Record, convention: Convention) -> list[str]:
+    """Return the coverage line, unknown operations by name, assumptions, the convention's remarks."""
+    total = totals(record, convention)
+    line = f"operations: {total['priced']} priced, {total['free']} free, {total['unknown']} unknown"
+    if total["excluded"]:
+        line += f", {total['excluded']} outside convention {convention.name}"
+    lines = [line]
+    missing = unknown(record, convention)
+    if missing:
+        lines.append("unknown: " + ", ".join(f"{name} ({calls})" for name, calls in missing.items()))
+    lines += [f"assumed: {assumption}" for assumption in record.assumptions]
+    if record.measurement is not None:
+        m = record.measurement
+        lines.append(
+            f"measured on {m.device}: median of {m.repeats} runs, {m.wall_seconds:.4g} s a forward without instruments"
+        )
+    lines += list(convention.notes)
+    if record.error:
+        lines.append(f"incomplete: {record.error}")
+    return lines
+
+
+def unknown(record: Record, convention: Convention) -> dict[str, int]:
+    """Return {operation: calls} for the operations that have no rule."""
+    table = prices(record, convention)
+    counted: Counter[str] = Counter()
+    for entry in record.entries:
+        if table[entry.operation].state is State.UNKNOWN:
+            counted[record.operations[entry.operation].name] += 1
+    return dict(counted.most_common())
