@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from torchledger.capture import Mode, capture, ready
+from torchledger.capture import Mode, capture, put_back, ready
+from torchledger.capture.scopes import walk
 from torchledger.capture.twins import Copies
 from torchledger.errors import UserError
 from torchledger.inputs import mapped
@@ -54,21 +55,21 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     check_measurable(model)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     synchronize = _synchronizer(device)
+    modules = walk(model)
     walls: list[float] = []
     runs: list[dict[RowKey, float]] = []
     started = 0.0
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with put_back(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         for repeat in range(REPEATS + 1):
-            with ready(model, Copies(), mode):
-                given, keywords = mapped((args, dict(kwargs)), lambda tensor: _real(tensor, device))
-                captured = capture(model, given, keywords, mode, real=True, synchronize=synchronize, quiet=True)
+            given, keywords = mapped((args, dict(kwargs)), lambda tensor: _real(tensor, device))
+            captured = capture(model, given, keywords, mode, real=True, synchronize=synchronize, quiet=True)
             if captured.error is not None:
                 raise ForwardError(
                     f"the real run failed, where the run on meta did not: {captured.record.error}",
                     Ledger(captured.record),
                 ) from captured.error
-            with ready(model, Copies(), mode):
-                given, keywords = mapped((args, dict(kwargs)), lambda tensor: _real(tensor, device))
+            given, keywords = mapped((args, dict(kwargs)), lambda tensor: _real(tensor, device))
+            with ready(modules, Copies(), mode):
                 synchronize()
                 before = time.perf_counter()
                 output = model(*given, **keywords)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
@@ -42,6 +43,7 @@ class Table:
 
 
 COUNTS = ("operations", "priced", "free", "excluded", "unknown")
+_COUNTED = tuple((state, state.value) for state in (State.PRICED, State.FREE, State.EXCLUDED, State.UNKNOWN))
 
 
 @dataclass
@@ -61,10 +63,10 @@ class _Row:
     seconds: float = 0.0
     is_module: bool = True
 
-    def add(self, price: Price) -> None:
-        self.states[price.state] += 1
+    def add(self, price: Price, times: int = 1) -> None:
+        self.states[price.state] += times
         for name, amount in price.amounts.items():
-            self.amounts[name] += amount
+            self.amounts[name] += amount * times
 
     def join(self, other: _Row) -> None:
         self.amounts.update(other.amounts)
@@ -84,9 +86,8 @@ class _Row:
         return None if name not in self.amounts and self.states[State.PRICED] else self.amounts[name]
 
     def counts(self) -> dict[str, Cell]:
-        return {"operations": sum(self.states.values())} | {
-            state.value: self.states[state] for state in (State.PRICED, State.FREE, State.EXCLUDED, State.UNKNOWN)
-        }
+        counted: dict[str, Cell] = {name: self.states[state] for state, name in _COUNTED}
+        return {"operations": sum(self.states.values())} | counted
 
 
 def prices(record: Record, convention: Convention) -> list[Price]:
@@ -94,12 +95,20 @@ def prices(record: Record, convention: Convention) -> list[Price]:
     return [convention.price(operation) for operation in record.operations]
 
 
-def totals(record: Record, convention: Convention, phase: str | None = None) -> dict[str, Cell]:
-    """Return the sums of the whole ledger: parameters, the convention's quantities, operations by state."""
+def totals(
+    record: Record, convention: Convention, phase: str | None = None, priced: list[Price] | None = None
+) -> dict[str, Cell]:
+    """Return the sums of the whole ledger: parameters, the convention's quantities, operations by state.
+
+    `priced`: what `prices_of_entries` gave, where it is at hand.
+    """
     row = _Row("", "")
-    for price, entry in zip(_priced(record, convention), record.entries, strict=True):
-        if phase is None or entry.phase == phase:
-            row.add(price)
+    priced = prices_of_entries(record, convention) if priced is None else priced
+    entries = zip(priced, record.entries, strict=True)
+    chosen = priced if phase is None else [price for price, entry in entries if entry.phase == phase]
+    distinct = {id(price): price for price in chosen}
+    for key, times in Counter(map(id, chosen)).items():
+        row.add(distinct[key], times)
     parameters = [p for p in record.parameters if p.shared_with is None]
     result: dict[str, Cell] = {
         "params": sum(p.elements for p in parameters),
@@ -117,7 +126,7 @@ def totals(record: Record, convention: Convention, phase: str | None = None) -> 
     return result | row.counts()
 
 
-def _priced(record: Record, convention: Convention) -> list[Price]:
+def prices_of_entries(record: Record, convention: Convention) -> list[Price]:
     """Return each entry's price; one that the convention leaves out for standing outside a leaf is excluded."""
     table = prices(record, convention)
     if not convention.leaves_only:
@@ -127,7 +136,7 @@ def _priced(record: Record, convention: Convention) -> list[Price]:
     return [EXCLUDED if not inside and price.state is State.PRICED else price for price, inside in priced]
 
 
-def _layer_rows(record: Record, convention: Convention) -> list[_Row]:
+def _layer_rows(record: Record, convention: Convention, priced: list[Price]) -> list[_Row]:
     """Return rows in order of first execution (modules that did not run last), or of registration."""
     owned: Counter[str] = Counter()
     shared: dict[str, str] = {}
@@ -154,7 +163,7 @@ def _layer_rows(record: Record, convention: Convention) -> list[_Row]:
         if module.leaf or not convention.leaves_only:
             for quantity, formula in convention.of_calls.items():
                 row.of_calls[quantity.name] += formula(call)
-    entries = zip(_priced(record, convention), record.row_keys(), record.entries, strict=True)
+    entries = zip(priced, record.row_keys(), record.entries, strict=True)
     for number, (price, key, entry) in enumerate(entries):
         row = rows.get(key)
         if row is None:
@@ -188,6 +197,7 @@ def _sharing(module: ModuleInfo, shared: dict[str, str]) -> str:
     return f"shared with {shared[module.path]}" if module.path in shared else ""
 
 
+@functools.lru_cache(maxsize=4096)
 def _shapes(shapes: tuple[Shape, ...], skip_batch: bool) -> str:
     """Write shapes as `1x3x224x224`, several apart by a comma; torchstat shows the first one, without the batch."""
     if skip_batch:
@@ -197,7 +207,8 @@ def _shapes(shapes: tuple[Shape, ...], skip_batch: bool) -> str:
 
 def by_layer(record: Record, convention: Convention) -> Table:
     """Return one row a leaf module and one for each operation that ran outside of one."""
-    rows = _layer_rows(record, convention)
+    priced = prices_of_entries(record, convention)
+    rows = _layer_rows(record, convention, priced)
     columns = [Column("module", "module", text=True, weight=100)]
     if not convention.leaves_only:
         columns.append(Column("kind", "kind", text=True, weight=60))
@@ -207,13 +218,14 @@ def by_layer(record: Record, convention: Convention) -> Table:
         Column("output_shape", "output shape", text=True, weight=70),
         Column("params", "params", weight=90),
     ]
-    return _table(record, convention, "by layer", rows, columns)
+    return _table(record, convention, priced, "by layer", rows, columns)
 
 
 def by_operation(record: Record, convention: Convention) -> Table:
     """Return one row a kind of operation, heaviest first."""
     rows: dict[str, _Row] = {}
-    for price, entry in zip(_priced(record, convention), record.entries, strict=True):
+    priced = prices_of_entries(record, convention)
+    for price, entry in zip(priced, record.entries, strict=True):
         name = record.operations[entry.operation].name
         row = rows.setdefault(name, _Row("", name, is_module=False))
         row.calls += 1
@@ -221,14 +233,15 @@ def by_operation(record: Record, convention: Convention) -> Table:
     weight = [quantity.name for quantity in convention.quantities]
     ordered = sorted(rows.values(), key=lambda row: [-row.amounts[name] for name in weight])
     columns = [Column("operation", "operation", text=True, weight=100), Column("calls", "calls", weight=50)]
-    return _table(record, convention, "by operation", ordered, columns)
+    return _table(record, convention, priced, "by operation", ordered, columns)
 
 
 def by_module(record: Record, convention: Convention, depth: int = 1) -> Table:
     """Return one row a module down to `depth` (0: the whole model), holding all below it; rows do not overlap."""
     kinds = {module.path: module.kind for module in record.modules}
     rows: dict[str, _Row] = {}
-    for layer in _layer_rows(record, convention):
+    priced = prices_of_entries(record, convention)
+    for layer in _layer_rows(record, convention, priced):
         path = ".".join(layer.module.split(".")[:depth]) if depth else ""
         row = rows.setdefault(path, _Row(path, kinds.get(path, "")))
         row.join(layer)
@@ -237,10 +250,12 @@ def by_module(record: Record, convention: Convention, depth: int = 1) -> Table:
         Column("kind", "kind", text=True, weight=60),
         Column("params", "params", weight=90),
     ]
-    return _table(record, convention, f"by module to depth {depth}", list(rows.values()), columns)
+    return _table(record, convention, priced, f"by module to depth {depth}", list(rows.values()), columns)
 
 
-def _table(record: Record, convention: Convention, view: str, rows: list[_Row], columns: list[Column]) -> Table:
+def _table(
+    record: Record, convention: Convention, priced: list[Price], view: str, rows: list[_Row], columns: list[Column]
+) -> Table:
     by_kind = columns[0].name == "operation"
     of_calls = () if by_kind else tuple(convention.of_calls)
     weights = {quantity.name: 80 - 5 * place for place, quantity in enumerate(convention.quantities)}
@@ -275,7 +290,8 @@ def _table(record: Record, convention: Convention, view: str, rows: list[_Row], 
         values |= {quantity.name: row.amount(quantity.name) for quantity in convention.quantities}
         values |= row.counts()
         cells.append({column.name: values[column.name] for column in columns})
-    total: dict[str, Cell] = totals(record, convention)
+    total = totals(record, convention, priced=priced)
+    remarks = notes(record, convention, total, priced)
     total |= {
         "calls": sum(row.calls for row in rows),
         "seconds_measured": all_seconds,
@@ -292,28 +308,26 @@ def _table(record: Record, convention: Convention, view: str, rows: list[_Row], 
         columns=tuple(columns),
         rows=cells,
         total={column.name: total.get(column.name, "total" if column is columns[0] else "") for column in columns},
-        notes=notes(record, convention),
+        notes=remarks,
         exact=convention.exact,
         free_rows=free,
     )
 
 
-def notes(record: Record, convention: Convention) -> list[str]:
+def notes(record: Record, convention: Convention, total: dict[str, Cell], priced: list[Price]) -> list[str]:
     """Return the coverage line, unknown operations by name, assumptions, the convention's remarks."""
-    total = totals(record, convention)
     line = f"operations: {total['priced']} priced, {total['free']} free, {total['unknown']} unknown"
     if total["excluded"]:
         line += f", {total['excluded']} outside convention {convention.name}"
     lines = [line]
-    missing = unknown(record, convention)
-    if missing:
+    if total["unknown"]:
+        missing = _unknown(record, priced)
         lines.append("unknown: " + ", ".join(f"{name} ({calls})" for name, calls in missing.items()))
     lines += [f"assumed: {assumption}" for assumption in record.assumptions]
     if record.measurement is not None:
         m = record.measurement
-        lines.append(
-            f"measured on {m.device}: median of {m.repeats} runs, {m.wall_seconds:.4g} s a forward without instruments"
-        )
+        wall = f"{m.wall_seconds * 1e3:.4g} ms a forward without instruments"
+        lines.append(f"measured on {m.device}: median of {m.repeats} runs, {wall}")
     lines += list(convention.notes)
     if record.error:
         lines.append(f"incomplete: {record.error}")
@@ -321,10 +335,10 @@ def notes(record: Record, convention: Convention) -> list[str]:
 
 
 def unknown(record: Record, convention: Convention) -> dict[str, int]:
-    """Return {operation: calls} for the operations that have no rule."""
-    table = prices(record, convention)
-    counted: Counter[str] = Counter()
-    for entry in record.entries:
-        if table[entry.operation].state is State.UNKNOWN:
-            counted[record.operations[entry.operation].name] += 1
-    return dict(counted.most_common())
+    """Return {operation: calls} for the operations that have no rule, most frequent first."""
+    return _unknown(record, prices_of_entries(record, convention))
+
+
+def _unknown(record: Record, priced: list[Price]) -> dict[str, int]:
+    missing = (entry for entry, price in zip(record.entries, priced, strict=True) if price.state is State.UNKNOWN)
+    return dict(Counter(record.operations[entry.operation].name for entry in missing).most_common())

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from torchledger.capture.diagnose import explain
 from torchledger.capture.frontdoor import FrontDoor
 from torchledger.capture.recorder import Recorder
-from torchledger.capture.scopes import Scopes, walk
+from torchledger.capture.scopes import Modules, Scopes, walk
 from torchledger.capture.shapes import MEMO
 from torchledger.capture.twins import Copies, Swapped, Twins
 from torchledger.inputs import mapped, tensors_in
@@ -55,14 +55,15 @@ def capture(
     what was recorded before it; every other one is raised. What the model prints goes to stderr (`quiet`: stays where
     it is).
     """
-    record = Record(_name(model), _mode_name(model, mode), batch, torch.__version__)
+    modules = walk(model)
+    record = Record(_name(model), _mode_name(modules, mode), batch, torch.__version__)
     record.inputs = _described(args, kwargs)
     stand_ins = Copies() if real else Twins(model_dtype)
     twins = stand_ins if isinstance(stand_ins, Twins) else None
-    with ready(model, stand_ins, mode):
-        scopes = Scopes(model, record)
+    with ready(modules, stand_ins, mode):
+        scopes = Scopes(modules, record)
         recorder = Recorder(record, scopes, twins, None if real else MEMO, synchronize)
-        _take_down_state(model, record, recorder)
+        _take_down_state(modules, record, recorder)
         if twins is not None:
             args, kwargs = mapped((args, dict(kwargs)), twins.of)
         for tensor in tensors_in((args, kwargs)):
@@ -85,11 +86,17 @@ def capture(
 
 
 @contextlib.contextmanager
-def ready(model: nn.Module, stand_ins: Twins | Copies, mode: Mode) -> Iterator[None]:
-    """Hold the model with stand-ins for its tensors, in `mode` and without gradients; put everything back after."""
-    with _LOCK, put_back(), torch.inference_mode(False), torch.no_grad(), Swapped(model, stand_ins):
+def ready(modules: Modules, stand_ins: Twins | Copies, mode: Mode) -> Iterator[None]:
+    """Hold a model with stand-ins for its tensors, in `mode` and without gradients; put everything back after."""
+    with (
+        _LOCK,
+        put_back(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        Swapped([m for _, m in modules.values()], stand_ins),
+    ):
         if mode != "as_is":
-            for _, module in walk(model).values():
+            for _, module in modules.values():
                 module.training = mode == "train"
         yield
 
@@ -120,12 +127,12 @@ def put_back() -> Iterator[None]:
             numpy.random.set_state(numpy_state)
 
 
-def _take_down_state(model: nn.Module, record: Record, recorder: Recorder) -> None:
+def _take_down_state(modules: Modules, record: Record, recorder: Recorder) -> None:
     """Fill in parameters and buffers, each tensor under its first path, and book their storages as alive."""
     storages: set[int] = set()
     for listed, attribute in ((record.parameters, "_parameters"), (record.buffers, "_buffers")):
         owners: dict[int, str] = {}
-        for module_path, module in walk(model).values():
+        for module_path, module in modules.values():
             for name, tensor in getattr(module, attribute).items():
                 if tensor is None:
                     continue
@@ -149,11 +156,11 @@ def _name(model: nn.Module) -> str:
     return str(getattr(model, "original_name", name)) if isinstance(model, torch.jit.ScriptModule) else name
 
 
-def _mode_name(model: nn.Module, mode: Mode) -> str:
+def _mode_name(modules: Modules, mode: Mode) -> str:
     """Return `eval` or `train`; `as_is` becomes what the model's flags say, `mixed` where they differ."""
     if mode != "as_is":
         return mode
-    flags = {module.training for _, module in walk(model).values()}
+    flags = {module.training for _, module in modules.values()}
     return "mixed" if len(flags) > 1 else "train" if flags.pop() else "eval"
 
 

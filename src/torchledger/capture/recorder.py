@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchledger.canonical import canonical
 from torchledger.capture.scopes import Scopes
+from torchledger.capture.shape_rules import RULES
 from torchledger.capture.shapes import Memo, Output, Template, classify
 from torchledger.capture.twins import Twins
 from torchledger.inputs import mapped, tensors_in
@@ -33,6 +35,7 @@ class Kind:
     takes_device: bool
     composite: bool
     can_replay: bool
+    reshapes: bool  # changes the sizes of its argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,7 @@ class Recorder(TorchDispatchMode):
                 raise
             outputs, can_replay = classify([result], flat)
             refs = {key: TensorRef(index) for index, key in enumerate(given)}
-            operation = _operation(name, {**refs, **arguments}, flat, [result], outputs)
+            operation = _operation(name, {**refs, **arguments}, flat, outputs)
             template = Template(operation, outputs, None)
             if self._memo is not None and can_replay:
                 self._memo.put(key, template)
@@ -181,7 +184,7 @@ class Recorder(TorchDispatchMode):
         if len(tensors) > 1:
             key.append(_sharing(tensors))
         known = tuple(key)
-        template = self._memo.get(known)
+        template = self._memo.get(known) or self._by_rule(func, kind, args, kwargs, tensors, known)
         if template is None:
             return self._run(func, kind, args, kwargs, known)
         returned = template.replay(tensors)
@@ -189,10 +192,29 @@ class Recorder(TorchDispatchMode):
             self._book(self._place_of(template.operation), template.outputs, returned)
         return returned[0] if template.container is None else template.container(returned)
 
+    def _by_rule(
+        self,
+        func: Any,
+        kind: Kind,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[torch.Tensor],
+        key: Any,
+    ) -> Template | None:
+        """Return what the operation does as a shape rule has it, and remember it; None where no rule answers."""
+        rule = RULES.get(func)
+        outputs = rule(*args, **kwargs) if rule is not None else None
+        if outputs is None or kind.name is None or self._memo is None:
+            return None
+        operation = _operation(kind.name, _arguments(kind, args, kwargs), tensors, outputs)
+        template = Template(operation, outputs, tuple if len(outputs) > 1 else None)
+        self._memo.put(key, template)
+        return template
+
     def _run(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any) -> Any:
-        """Run the kernel, book what it did, and remember it under `key`."""
+        """Run the kernel, book what it did, and remember it under `key` (None: do not)."""
         given = tensors_in((args, kwargs))
-        before = [(t.shape, t.stride() if t.layout == torch.strided else ()) for t in given]
+        before = tuple(_info(tensor) for tensor in given) if kind.reshapes else None
         try:
             result = self._timed(func, *args, **kwargs)
         except Exception as error:
@@ -202,18 +224,18 @@ class Recorder(TorchDispatchMode):
         listed = [result] if container is None else list(result) if container in (tuple, list) else []
         returned = tensors_in(result)
         outputs, can_replay = classify(returned, given)
-        if kind.name is None or (kind.name == "empty" and returned and not returned[0].numel()):
-            # An empty of no elements is BatchNorm's placeholder on some devices.
-            if key is not None and can_replay and len(listed) == len(returned) and returned:
-                self._memo.put(key, Template(_NO_OPERATION, outputs, container))  # type: ignore[union-attr]
-            return result
-        operation = _operation(kind.name, _arguments(kind, args, kwargs), given, returned, outputs, before)
-        if key is not None and can_replay and returned and len(listed) == len(returned):
+        can_replay &= bool(returned) and len(listed) == len(returned)
+        # An empty of no elements is BatchNorm's placeholder on some devices.
+        is_booked = kind.name is not None and not (kind.name == "empty" and returned and not returned[0].numel())
+        operation = _NO_OPERATION
+        if is_booked:
+            operation = _operation(kind.name or "", _arguments(kind, args, kwargs), given, outputs, before)
+        is_remembered = key is not None and can_replay and self._memo is not None
+        if is_remembered:
             self._memo.put(key, Template(operation, outputs, container))  # type: ignore[union-attr]
-            place = self._place_of(operation)
-        else:
-            place = self._place_of(operation, _identity(operation))
-        self._book(place, outputs, returned)
+        if is_booked:
+            place = self._place_of(operation, None if is_remembered else _identity(operation))
+            self._book(place, outputs, returned)
         return result
 
     def _timed(self, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -291,6 +313,7 @@ def _learn(func: Any) -> Kind:
         defaults={a.name: a.default_value for a in arguments if a.has_default_value() and a.default_value is not None},
         takes_device="device" in names,
         composite=torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"),
+        reshapes=torch.Tag.inplace_view in func.tags,
         can_replay=torch.Tag.inplace_view not in func.tags
         and all(not (argument.kwarg_only and argument.alias_info is not None) for argument in arguments),
     )
@@ -342,12 +365,15 @@ def _keyed(tensors: list[torch.Tensor]) -> list[Any]:
     return [*key, _sharing(tensors)]
 
 
-def _info(tensor: torch.Tensor, before: tuple[Any, Any] | None = None) -> TensorInfo:
-    shape, stride = before or (tensor.shape, tensor.stride() if tensor.layout == torch.strided else ())
-    shape = tuple(shape)
-    if len(stride) != len(shape):  # a layout without strides: as if dense
-        stride = tuple(torch.empty(shape, device="meta").stride())
-    return TensorInfo(shape, tuple(stride), str(tensor.dtype).removeprefix("torch."))
+def _info(tensor: torch.Tensor) -> TensorInfo:
+    return _tensor_info(tensor.shape, tensor.stride() if tensor.layout == torch.strided else None, tensor.dtype)
+
+
+@functools.lru_cache(maxsize=4096)  # the same few infos come up all the time
+def _tensor_info(shape: torch.Size, stride: tuple[int, ...] | None, dtype: torch.dtype) -> TensorInfo:
+    if stride is None or len(stride) != len(shape):  # a layout without strides: as if dense
+        stride = torch.empty(shape, device="meta").stride()
+    return TensorInfo(tuple(shape), tuple(stride), str(dtype).removeprefix("torch."))
 
 
 def _arguments(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, object]:
@@ -378,22 +404,19 @@ def _operation(
     name: str,
     arguments: dict[str, object],
     given: list[torch.Tensor],
-    returned: list[torch.Tensor],
     outputs: tuple[Output, ...],
-    before: list[tuple[Any, Any]] | None = None,
+    infos: tuple[TensorInfo, ...] | None = None,
 ) -> Operation:
-    infos = tuple(_info(t, before[index] if before else None) for index, t in enumerate(given))
-    return Operation(
-        name,
-        arguments,
-        infos,
-        tuple(OutputInfo(_info(tensor), output.source) for tensor, output in zip(returned, outputs, strict=True)),
-        _repeated(given, infos),
-    )
+    """Build the record of an operation; `infos` are those of `given` before it ran, where it changed them."""
+    infos = infos or tuple(_info(tensor) for tensor in given)
+    made = tuple(OutputInfo(_tensor_info(o.size, o.stride, o.dtype), o.source) for o in outputs)
+    return Operation(name, arguments, infos, made, _repeated(given, infos))
 
 
 def _repeated(tensors: list[torch.Tensor], infos: tuple[TensorInfo, ...]) -> tuple[int, ...]:
     """Return the inputs that cover the same elements as an earlier one: the same tensor, or its transpose."""
+    if len(tensors) < 2 or _sharing(tensors) is None:
+        return ()
     seen: set[Any] = set()
     repeated = []
     for index, (tensor, info) in enumerate(zip(tensors, infos, strict=True)):

@@ -6,16 +6,19 @@ import sys
 import threading
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from torchledger.inputs import tensors_in
 from torchledger.record import ModuleCall, ModuleInfo, Record
 
+Modules = dict[int, tuple[str, nn.Module]]  # id -> (first path, module)
 
-def walk(model: nn.Module) -> dict[int, tuple[str, nn.Module]]:
+
+def walk(model: nn.Module) -> Modules:
     """Return {id: (first path, module)} in the order of `named_modules`, each module once."""
-    found: dict[int, tuple[str, nn.Module]] = {}
+    found: Modules = {}
     stack: list[tuple[str, nn.Module]] = [("", model)]
     while stack:
         path, module = stack.pop()
@@ -30,11 +33,11 @@ def walk(model: nn.Module) -> dict[int, tuple[str, nn.Module]]:
 class Scopes:
     """The stack of module calls of one capture in one thread. `current` is the index of the running call."""
 
-    def __init__(self, model: nn.Module, record: Record) -> None:
+    def __init__(self, modules: Modules, record: Record) -> None:
         self.record = record
         self.current = 0
         self.failure: tuple[BaseException, int, nn.Module] | None = None
-        self._first = walk(model)
+        self._first = modules
         self._thread = threading.get_ident()
         self._outer_error = sys.exc_info()[1]
         self._modules: dict[tuple[str, int], int] = {}
@@ -43,6 +46,7 @@ class Scopes:
             self._modules[path, id(module)] = len(record.modules)
             record.modules.append(ModuleInfo(path, type(module).__name__, not module._modules, number))
         record.calls.append(ModuleCall(0, None, 0))
+        _, model = next(iter(modules.values()))
         self._stack: list[tuple[nn.Module, int]] = [(model, 0)]
         self._root_is_open = False
         self._handles: list[Any] = []
@@ -122,4 +126,8 @@ class Scopes:
 
 
 def _shapes_of(value: Any) -> tuple[tuple[int, ...], ...]:
+    if isinstance(value, torch.Tensor):
+        return (tuple(value.shape),)
+    if type(value) is tuple and len(value) == 1 and isinstance(value[0], torch.Tensor):
+        return (tuple(value[0].shape),)
     return tuple(tuple(tensor.shape) for tensor in tensors_in(value))

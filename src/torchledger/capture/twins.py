@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque
-from types import ModuleType
+from collections import OrderedDict, deque
+from types import BuiltinFunctionType, EllipsisType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
-
-from torchledger.capture.scopes import walk
 
 
 class Twins:
@@ -19,7 +17,7 @@ class Twins:
     def __init__(self, dtype: torch.dtype | None = None) -> None:
         self._dtype = dtype
         self._by_tensor: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._storages: dict[int, torch.UntypedStorage] = {}
+        self._bases: dict[int, torch.Tensor] = {}  # by storage: a twin that owns all of its storage
 
     def has(self, tensor: torch.Tensor) -> bool:
         """Whether `tensor` has a twin already."""
@@ -43,15 +41,7 @@ class Twins:
         if cast or plain.layout != torch.strided:
             twin = torch.empty_like(plain, dtype=self._dtype if cast else plain.dtype, device="meta")
         else:
-            key = plain.untyped_storage()._cdata
-            storage = self._storages.get(key)
-            if storage is None:
-                storage = torch.UntypedStorage(  # type: ignore[no-untyped-call]
-                    plain.untyped_storage().nbytes(), device="meta"
-                )
-                self._storages[key] = storage
-            twin = torch.empty(0, dtype=plain.dtype, device="meta")
-            twin.set_(storage, plain.storage_offset(), plain.size(), plain.stride())
+            twin = self._strided(plain)
         if isinstance(tensor, nn.Parameter):
             parameter = nn.Parameter(twin, requires_grad=tensor.requires_grad)
             if type(tensor) is not nn.Parameter:
@@ -59,6 +49,24 @@ class Twins:
             parameter.__dict__.update(tensor.__dict__)
             return parameter
         return twin.requires_grad_(tensor.requires_grad and not tensor.grad_fn)
+
+    def _strided(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a twin that shares a storage with the twins of the tensors that `tensor` shares one with."""
+        storage = tensor.untyped_storage()
+        shape, stride, offset, dtype = tensor.size(), tensor.stride(), tensor.storage_offset(), tensor.dtype
+        base = self._bases.get(storage._cdata)
+        if base is None:
+            twin = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+            if offset or twin.untyped_storage().nbytes() != storage.nbytes():
+                base = torch.empty(storage.nbytes(), dtype=torch.uint8, device="meta")
+            else:
+                base = twin
+            self._bases[storage._cdata] = base
+            if base is twin:
+                return twin
+        if base.dtype == dtype:
+            return base.as_strided(shape, stride, offset).detach()
+        return torch.empty(0, dtype=dtype, device="meta").set_(base.untyped_storage(), offset, shape, stride)
 
 
 class Copies:
@@ -77,6 +85,13 @@ class Copies:
         return known[1]
 
 
+# What can hold nothing of the user's that changes in place, or is twinned on its own: most values that a module has.
+_PLAIN = frozenset(
+    {int, float, bool, complex, str, bytes, NoneType, EllipsisType, torch.Size, torch.dtype, torch.device}
+    | {torch.Tensor, nn.Parameter, FunctionType, BuiltinFunctionType, MethodType, ModuleType, type}
+)
+
+
 class Swapped:
     """The model with its tensors replaced by stand-ins: a context that puts back every attribute of every module.
 
@@ -84,22 +99,20 @@ class Swapped:
     are restored as they were, also when the forward raises or an attribute was added, removed or filled.
     """
 
-    def __init__(self, model: nn.Module, stand_ins: Twins | Copies) -> None:
-        self._model = model
+    def __init__(self, modules: list[nn.Module], stand_ins: Twins | Copies) -> None:
+        self._modules = modules
         self._stand_ins = stand_ins
         self._seen: set[int] = set()
-        self._saved: list[tuple[Any, Any, Any]] = []  # (holder, how to restore, content)
+        self._saved: list[tuple[Any, Any]] = []  # (dict, list, set or deque, a copy of it)
+        self._empty: list[Any] = []  # the same, with nothing in them: hooks for the most part
+        self._classes: list[tuple[nn.Module, type]] = []
 
     def __enter__(self) -> Swapped:
         try:
-            modules = [module for _, module in walk(self._model).values()]
-            self._seen.update(id(module) for module in modules)
-            for module in modules:
-                self._keep(module.__dict__)
-                self._saved.append((module, "class", type(module)))
-            for module in modules:
+            self._keep(self._modules)
+            for module in self._modules:
                 if not isinstance(module, torch.jit.ScriptModule):
-                    self._twin_dict(module.__dict__)
+                    self._swap(module.__dict__)
         except BaseException:
             self._restore()
             raise
@@ -109,57 +122,75 @@ class Swapped:
         self._restore()
 
     def _restore(self) -> None:
-        for holder, how, content in reversed(self._saved):
-            if how == "class":
-                if type(holder) is not content:
-                    holder.__class__ = content
-            elif how == "dict":
-                dict.clear(holder)
-                dict.update(holder, content)
-            elif how == "ordered":
+        for module, kind in self._classes:
+            if type(module) is not kind:
+                module.__class__ = kind
+        for holder in self._empty:
+            if holder:
                 holder.clear()
-                holder.update(content)
-            elif how == "list":
+        for holder, content in reversed(self._saved):
+            if isinstance(holder, list):
                 holder[:] = content
-            elif how == "deque":
+            elif isinstance(holder, deque):
                 holder.clear()
                 holder.extend(content)
+            elif isinstance(holder, OrderedDict):
+                holder.clear()
+                holder.update(content)
+            elif isinstance(holder, dict):
+                dict.clear(holder)
+                dict.update(holder, content)
             else:
                 holder.clear()
                 holder.update(content)
 
-    def _keep(self, root: object) -> None:
-        """Take down what `root` and all that hangs on it hold. A loop with its own stack: users' objects nest deep."""
-        pending = [root]
+    def _keep(self, roots: list[Any]) -> None:
+        """Take down what `roots` and all that hangs on them hold. A loop with a stack of its own: objects nest deep."""
+        pending = list(reversed(roots))
+        seen, saved, empty = self._seen, self._saved, self._empty
         while pending:
             value = pending.pop()
-            if id(value) in self._seen or isinstance(
-                value, (torch.Tensor, nn.Module, type, ModuleType, str, bytes, int)
-            ):
+            kind = type(value)
+            if kind is OrderedDict or kind is dict:  # nearly all that a module holds
+                if not value:
+                    empty.append(value)
+                elif id(value) not in seen:
+                    seen.add(id(value))
+                    saved.append((value, dict(value)))
+                    pending += [item for item in value.values() if type(item) not in _PLAIN]
+            elif kind in _PLAIN or id(value) in seen:
                 continue
-            if isinstance(value, (dict, list, set, deque)):
-                self._seen.add(id(value))
-                kind = "ordered" if isinstance(value, OrderedDict) else "dict" if isinstance(value, dict) else "set"
-                kind = "list" if isinstance(value, list) else "deque" if isinstance(value, deque) else kind
-                self._saved.append((value, kind, value.copy() if not isinstance(value, defaultdict) else dict(value)))
+            elif isinstance(value, nn.Module):
+                seen.add(id(value))
+                self._classes.append((value, kind))
+                pending.append(value.__dict__)
+            elif isinstance(value, (dict, list, set, deque)):
+                seen.add(id(value))
+                if not value:
+                    empty.append(value)
+                    continue
+                saved.append((value, dict(value) if isinstance(value, dict) else value.copy()))
                 pending += value.values() if isinstance(value, dict) else value
             elif isinstance(value, tuple):
                 pending += value
-            elif hasattr(value, "__dict__") and not callable(value):
-                self._seen.add(id(value))
-                pending.append(vars(value))
+            elif not isinstance(value, (torch.Tensor, type)) and not callable(value):
+                attributes = getattr(value, "__dict__", None)
+                if isinstance(attributes, dict):
+                    seen.add(id(value))
+                    pending.append(attributes)
 
-    def _twin_dict(self, attributes: dict[str, Any]) -> None:
+    def _swap(self, attributes: dict[str, Any]) -> None:
+        """Put stand-ins for the tensors of a module, and of the lists and dicts that hang on it."""
+        stand_in = self._stand_ins.of
         for name, value in attributes.items():
-            if isinstance(value, torch.Tensor):
-                attributes[name] = self._stand_ins.of(value)
-            elif isinstance(value, dict) and name in ("_parameters", "_buffers"):
-                for key, tensor in value.items():
-                    if tensor is not None:
-                        value[key] = self._stand_ins.of(tensor)
-            elif isinstance(value, list) and any(isinstance(item, torch.Tensor) for item in value):
-                value[:] = [self._stand_ins.of(item) if isinstance(item, torch.Tensor) else item for item in value]
-            elif isinstance(value, dict) and name != "_modules":
-                for key, item in value.items():
-                    if isinstance(item, torch.Tensor):
-                        value[key] = self._stand_ins.of(item)
+            kind = type(value)
+            if kind is dict or isinstance(value, dict):
+                if value and name != "_modules":
+                    for key, item in value.items():
+                        if isinstance(item, torch.Tensor):
+                            value[key] = stand_in(item)
+            elif kind is list or isinstance(value, list):
+                if any(isinstance(item, torch.Tensor) for item in value):
+                    value[:] = [stand_in(item) if isinstance(item, torch.Tensor) else item for item in value]
+            elif kind is torch.Tensor or (kind not in _PLAIN and isinstance(value, torch.Tensor)):
+                attributes[name] = stand_in(value)

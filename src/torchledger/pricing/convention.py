@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from torchledger.record import ModuleCall, Operation
 
 
-class State(Enum):
+class State(StrEnum):
     """What a convention says of an operation."""
 
     PRICED = "priced"
