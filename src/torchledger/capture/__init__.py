@@ -107,8 +107,8 @@ def put_back() -> Iterator[None]:
     states: list[Any] = [torch.get_rng_state()]
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     python = random.getstate()
-    numpy: Any = sys.modules.get("numpy")
-    numpy_state = numpy.random.get_state() if numpy is not None else None
+    numpy_random: Any = sys.modules.get("numpy.random")
+    numpy_state = numpy_random.get_state() if numpy_random is not None else None
     default_dtype = torch.get_default_dtype()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     grad = torch.is_grad_enabled()
@@ -124,7 +124,7 @@ def put_back() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
         random.setstate(python)
         if numpy_state is not None:
-            numpy.random.set_state(numpy_state)
+            numpy_random.set_state(numpy_state)
 
 
 def _take_down_state(modules: Modules, record: Record, recorder: Recorder) -> None:

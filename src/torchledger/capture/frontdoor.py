@@ -67,7 +67,39 @@ def _attention(
     tensors = {"query": query, "key": key, "value": value, "attn_mask": attn_mask}
     arguments = {"dropout_p": dropout_p, "is_causal": is_causal, **options}
     run = functools.partial(func, query, key, value, attn_mask, dropout_p, is_causal, **options)
+    if query.is_meta:
+        fits = _attention_fits(query, key, value, attn_mask, is_causal, bool(options.get("enable_gqa")))
+        run = functools.partial(_fused_layout, query, value, None if fits else run)
     return door.recorder.whole("scaled_dot_product_attention", run, tensors, arguments)
+
+
+def _attention_fits(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, is_causal: bool, gqa: bool
+) -> bool:
+    """Whether the shapes are those that attention takes: heads of keys and values may divide the query's (`gqa`)."""
+    q, k, v = query.shape, key.shape, value.shape
+    if len({query.dtype, key.dtype, value.dtype}) > 1 or not len(q) == len(k) == len(v) >= 2:
+        return False
+    if q[-1] != k[-1] or k[:-1] != v[:-1] or (mask is not None and is_causal):
+        return False
+    same_batch = q[:-3] == k[:-3] and k[-3] and q[-3] % k[-3] == 0 if gqa and len(q) > 3 else q[:-2] == k[:-2]
+    if mask is None or not same_batch:
+        return bool(same_batch)
+    scores = (*q[:-1], k[-2])
+    sizes = zip(reversed(mask.shape), reversed(scores), strict=False)
+    return mask.dtype in (torch.bool, query.dtype) and mask.dim() <= len(scores) and all(a in (1, b) for a, b in sizes)
+
+
+def _fused_layout(query: torch.Tensor, value: torch.Tensor, run: Callable[[], torch.Tensor] | None) -> torch.Tensor:
+    """Return what the fused kernels return: laid out as the query is, so that joining the heads moves nothing.
+
+    `run` runs torch's own function, for its error or for a case that is out of the ordinary.
+    """
+    shape = (*query.shape[:-1], value.shape[-1]) if run is None else run().shape
+    if shape == query.shape:
+        return torch.empty_like(query)
+    made = query.new_empty((*shape[:-3], shape[-2], shape[-3], shape[-1])) if len(shape) > 2 else query.new_empty(shape)
+    return made.transpose(-3, -2) if len(shape) > 2 else made
 
 
 def _dropout(name: str) -> Callable[..., Any]:
@@ -82,9 +114,16 @@ def _dropout(name: str) -> Callable[..., Any]:
         run = functools.partial(func, input, p, training, inplace)
         if not training or not 0 < p <= 1 or not input.numel():
             return run()
+        if input.is_meta and name == "dropout" and input.is_floating_point():
+            run = functools.partial(_same, input, inplace)
         return door.recorder.whole(f"{name}_" if inplace else name, run, {"input": input}, {"p": p})
 
     return dropout
+
+
+def _same(input: torch.Tensor, inplace: bool) -> torch.Tensor:
+    """Return what an elementwise operation returns."""
+    return input if inplace else torch.empty_like(input)
 
 
 def _dropout_kernel(name: str) -> Callable[..., Any]:
@@ -95,6 +134,16 @@ def _dropout_kernel(name: str) -> Callable[..., Any]:
         return door.recorder.whole(name, run, {"input": input}, {"p": p})
 
     return dropout
+
+
+def _set_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, index: Any, value: Any) -> Any:
+    """Write a number into a slice as the CPU does: on meta, torch would make a tensor of it first and copy that."""
+    parts = index if isinstance(index, tuple) else (index,)
+    plain = all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts)
+    if tensor.is_meta and plain and isinstance(value, (bool, int, float)):
+        tensor[index].fill_(value)
+        return None
+    return func(tensor, index, value)
 
 
 def _multi_head_attention(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -113,6 +162,7 @@ _multi_head_attention_forward = types.FunctionType(
 _TABLE: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _multi_head_attention,
+    torch.Tensor.__setitem__: _set_item,
     F.dropout: _dropout("dropout"),
     F.dropout1d: _dropout("feature_dropout"),
     F.dropout2d: _dropout("feature_dropout"),

@@ -139,7 +139,8 @@ class Recorder(TorchDispatchMode):
         key = (name, *given, *((k, v.__class__, v) for k, v in arguments.items()), *_keyed(flat))
         template = self._memo.get(key) if self._memo is not None else None
         if template is not None:
-            (result,) = template.replay(flat)
+            with self.paused():
+                (result,) = template.replay(flat)
         else:
             try:
                 with self.paused():

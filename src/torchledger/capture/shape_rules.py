@@ -1,4 +1,7 @@
-"""Output metadata of the commonest operations by plain arithmetic, where torch's meta kernel takes a millisecond.
+"""Output metadata of the commonest operations by plain arithmetic.
+
+torch's own meta kernels for these take up to a millisecond, and the first convolution imports sympy, the first matrix
+product torch._dynamo: a second and 70 MB that nothing here needs.
 
 A rule answers for plain cases only (contiguous tensors of one shape and dtype) and else returns None, also where the
 operation would fail: the kernel runs then. Every rule is compared with its kernel in the tests.
@@ -29,6 +32,66 @@ def fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Output:
 def _plain(tensor: Any) -> bool:
     # A dimension of size 1 may have any stride and still count as contiguous.
     return bool(tensor.is_contiguous()) and 1 not in tensor.shape[1:]
+
+
+def _convolution(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> Outputs | None:
+    spatial = weight.dim() - 2
+    if transposed or x.dim() != weight.dim() or spatial < 1 or x.dtype != weight.dtype or not x.is_contiguous():
+        return None
+    if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups or not x.numel():
+        return None
+    if bias is not None and (tuple(bias.shape) != (weight.shape[0],) or bias.dtype != x.dtype):
+        return None
+    sizes = []
+    for dim in range(spatial):
+        # A list of one stands for all dimensions.
+        step, pad, dilate = (values[dim if len(values) > 1 else 0] for values in (stride, padding, dilation))
+        room = x.shape[dim + 2] + 2 * pad - dilate * (weight.shape[dim + 2] - 1) - 1
+        if room < 0 or step < 1:
+            return None
+        sizes.append(room // step + 1)
+    return (fresh((x.shape[0], weight.shape[0], *sizes), x.dtype),)
+
+
+def _max_pool(
+    x: Any, kernel: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,), ceil_mode: bool = False
+) -> Outputs | None:
+    pooled = _pooled(x, kernel, stride or kernel, padding, dilation, ceil_mode)
+    return None if pooled is None else (pooled, fresh(pooled.size, torch.int64))
+
+
+def _avg_pool(
+    x: Any, kernel: Any, stride: Any = (), padding: Any = (0,), ceil_mode: bool = False, *_: Any
+) -> Outputs | None:
+    pooled = _pooled(x, kernel, stride or kernel, padding, (1,), ceil_mode)
+    return None if pooled is None else (pooled,)
+
+
+def _pooled(x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Output | None:
+    if x.dim() not in (3, 4) or not x.is_contiguous() or not x.numel() or not x.is_floating_point():
+        return None
+    sizes = []
+    for dim in range(2):
+        window, step, pad, dilate = (v[dim if len(v) > 1 else 0] for v in (kernel, stride, padding, dilation))
+        length = x.shape[dim - 2]
+        room = length + 2 * pad - dilate * (window - 1) - 1
+        if room < 0 or step < 1 or window < 1 or not 0 <= 2 * pad <= window or dilate < 1:
+            return None
+        size = (room + (step - 1 if ceil_mode else 0)) // step + 1
+        if ceil_mode and (size - 1) * step >= length + pad:
+            size -= 1  # a window must not start in the padding on the right
+        sizes.append(size)
+    return fresh((*x.shape[:-2], *sizes), x.dtype)
 
 
 def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, *_: Any) -> Outputs | None:
@@ -66,6 +129,27 @@ def _binary(x: Any, y: Any, **_: Any) -> Outputs | None:
     return (fresh(x.shape, x.dtype),) if _plain(x) and _plain(y) else None
 
 
+def _mm(left: Any, right: Any) -> Outputs | None:
+    if left.dim() != 2 or right.dim() != 2 or left.shape[1] != right.shape[0] or left.dtype != right.dtype:
+        return None
+    return (fresh((left.shape[0], right.shape[1]), left.dtype),)
+
+
+def _addmm(bias: Any, left: Any, right: Any, **_: Any) -> Outputs | None:
+    outputs = _mm(left, right)
+    if outputs is None or bias.dtype != left.dtype or tuple(bias.shape) not in ((right.shape[1],), outputs[0].size):
+        return None
+    return outputs
+
+
+def _bmm(left: Any, right: Any) -> Outputs | None:
+    if left.dim() != 3 or right.dim() != 3 or left.dtype != right.dtype:
+        return None
+    if left.shape[0] != right.shape[0] or left.shape[2] != right.shape[1]:
+        return None
+    return (fresh((*left.shape[:2], right.shape[2]), left.dtype),)
+
+
 def _cat(tensors: Any, dim: int = 0) -> Outputs | None:
     first = tensors[0]
     if not first.dim():
@@ -85,9 +169,15 @@ def _cat(tensors: Any, dim: int = 0) -> Outputs | None:
 def _table() -> dict[Any, Callable[..., Outputs | None]]:
     aten = torch.ops.aten
     table: dict[Any, Callable[..., Outputs | None]] = {
+        aten.convolution.default: _convolution,
+        aten.max_pool2d_with_indices.default: _max_pool,
+        aten.avg_pool2d.default: _avg_pool,
         aten.native_batch_norm.default: _batch_norm,
         aten.native_layer_norm.default: _layer_norm,
         aten.cat.default: _cat,
+        aten.mm.default: _mm,
+        aten.addmm.default: _addmm,
+        aten.bmm.default: _bmm,
         aten.add.Tensor: _binary,
         aten.sub.Tensor: _binary,
         aten.mul.Tensor: _binary,
