@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-# torchvision's CUDA wheel imports on a CPU torch once the schemas of its two compiled operations are defined. The
-# library must stay referenced: its schemas go with it.
+
+def _compiled_part_loads() -> bool:
+    """Whether torchvision's compiled part fits this torch: the CUDA wheel's does not fit a CPU torch."""
+    spec = importlib.util.find_spec("torchvision")
+    try:
+        for path in Path(spec.origin).parent.glob("_C.*") if spec is not None and spec.origin is not None else ():
+            torch.ops.load_library(path)
+            return True
+    except OSError:
+        pass
+    return False
+
+
+# Without it torchvision imports once the schemas of its two compiled operations are defined. The library must stay
+# referenced: its schemas go with it.
 _TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
-for _name in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, _name):
+if not _compiled_part_loads():
+    for _name in ("nms", "qnms"):
         _TORCHVISION.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 GOLDEN = Path(__file__).parent / "golden"

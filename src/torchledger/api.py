@@ -111,7 +111,7 @@ def open_ledger(
     `measured_below`: also measure it, if it costs fewer macs than that; infinity measures, or raises where it cannot.
     """
     if not isinstance(model, nn.Module):
-        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"of type {type(model).__name__}"
         fix = f"make one: {model.__name__}(...)" if isinstance(model, type) else "pass the model itself"
         raise UserError(f"model is {what}, expected an nn.Module; {fix}")
     if mode not in MODES:

@@ -52,6 +52,11 @@ def example_inputs(
                 f"input {index + 1} is the number {value}; write batch={value} for a batch, or ({value},) for a size "
                 "(torchstat's third argument, query_granularity, is by_module(depth=...) here)"
             )
+        if isinstance(value, (str, bytes)):
+            raise UserError(
+                f"input {index + 1} is the text {value!r}; write a size such as (3, 224, 224), "
+                "or pass a text that forward takes by its name, in kwargs"
+            )
     positional = tuple(_filled(value, batch, dtypes[i], f"input {i + 1}") for i, value in enumerate(inputs))
     for name, value in keyword.items():
         if value is not None and not isinstance(value, (bool, int, float, str)):
@@ -91,8 +96,6 @@ def _filled(value: object, batch: int, dtype: torch.dtype, where: str) -> Any:
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise UserError(f"{where} is the size {tuple(value)}; {size!r} in it is not a whole number from 1")
         return torch.empty((batch, *value), dtype=dtype, device="meta")
-    if isinstance(value, (str, bytes)):
-        raise UserError(f"{where} is the text {value!r}; write a size such as (3, 224, 224) or pass a tensor")
     return mapped(value, lambda item: item, lambda item: _filled(item, batch, dtype, where))
 
 

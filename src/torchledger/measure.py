@@ -21,7 +21,7 @@ from torchledger.capture.twins import Copies
 from torchledger.errors import UserError
 from torchledger.inputs import mapped
 from torchledger.ledger import ForwardError, Ledger
-from torchledger.record import Measured, Measurement, RowKey
+from torchledger.record import Measured, Measurement, Record, RowKey
 
 REPEATS = 7
 FEWEST = 3
@@ -56,23 +56,26 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     synchronize = _synchronizer(device)
     modules = walk(model)
+    aside: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # what forward was seen to write to, see Copies
     walls: list[float] = []
     runs: list[dict[RowKey, float]] = []
     started = 0.0
     with put_back(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         for repeat in range(REPEATS + 1):
+            copies = Copies(aside)
             given, keywords = mapped((args, dict(kwargs)), lambda tensor: _real(tensor, device))
-            captured = capture(model, given, keywords, mode, real=True, synchronize=synchronize, quiet=True)
+            captured = capture(model, given, keywords, mode, real=copies, synchronize=synchronize, quiet=True)
             if captured.error is not None:
-                raise ForwardError(
-                    f"the real run failed, where the run on meta did not: {captured.record.error}",
-                    Ledger(captured.record),
-                ) from captured.error
-            given, keywords = mapped((args, dict(kwargs)), lambda tensor: _real(tensor, device))
-            with ready(modules, Copies(), mode):
+                raise _failed(captured.record.error, captured.record) from captured.error
+            copies = Copies(aside)
+            with ready(modules, copies, mode):
+                given, keywords = mapped((given, keywords), copies.of)
                 synchronize()
                 before = time.perf_counter()
-                output = model(*given, **keywords)
+                try:
+                    output = model(*given, **keywords)
+                except Exception as error:
+                    raise _failed(f"{type(error).__name__}: {error}", captured.record) from error
                 synchronize()
                 wall = time.perf_counter() - before
                 del output
@@ -91,10 +94,14 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     return Measurement(rows, statistics.median(walls), len(walls), _device_name(device))
 
 
+def _failed(reason: str | None, record: Record) -> ForwardError:
+    return ForwardError(f"the real run failed, where the run on meta did not: {reason}", Ledger(record))
+
+
 def _real(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a copy of a tensor with values, or one with made-up values in place of a meta tensor."""
+    """Return a tensor with values as it is, and one with made-up values for a meta tensor."""
     if not tensor.is_meta:
-        return tensor.detach().clone()
+        return tensor
     made = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=device)
     return made.normal_() if tensor.dtype.is_floating_point or tensor.dtype.is_complex else made.zero_()
 

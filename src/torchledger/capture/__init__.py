@@ -44,11 +44,11 @@ def capture(
     mode: Mode = "eval",
     batch: int = 1,
     model_dtype: torch.dtype | None = None,
-    real: bool = False,
+    real: Copies | None = None,
     synchronize: Callable[[], None] | None = None,
     quiet: bool = False,
 ) -> Captured:
-    """Run the model's forward once and record it, on meta twins of its tensors, or (`real`) on the tensors themselves.
+    """Run the model's forward once and record it, on meta twins of its tensors, or for real, on `real` copies of them.
 
     `model_dtype`: take the floating-point parameters and buffers as if they had this dtype. `synchronize`: waits for
     the device; given for a real run, each operation is timed. An exception of the model's own forward is returned with
@@ -58,14 +58,12 @@ def capture(
     modules = walk(model)
     record = Record(_name(model), _mode_name(modules, mode), batch, torch.__version__)
     record.inputs = _described(args, kwargs)
-    stand_ins = Copies() if real else Twins(model_dtype)
-    twins = stand_ins if isinstance(stand_ins, Twins) else None
+    stand_ins = real or Twins(model_dtype, _state(modules) if model_dtype is not None else ())
     with ready(modules, stand_ins, mode):
         scopes = Scopes(modules, record)
-        recorder = Recorder(record, scopes, twins, None if real else MEMO, synchronize)
+        recorder = Recorder(record, scopes, stand_ins, None if real else MEMO, synchronize)
         _take_down_state(modules, record, recorder)
-        if twins is not None:
-            args, kwargs = mapped((args, dict(kwargs)), twins.of)
+        args, kwargs = mapped((args, dict(kwargs)), stand_ins.of)
         for tensor in tensors_in((args, kwargs)):
             recorder.born(tensor, "input")
         door = FrontDoor(recorder)
@@ -80,7 +78,7 @@ def capture(
             record.error = explain(error, scopes, recorder, door)
         recorder.close()
         del output
-    if recorder.uses_autocast:
+    if door.saw_autocast:
         record.assumptions.append("autocast was on and is not modelled: operations keep the dtypes of their inputs")
     return Captured(record, error, recorder.seconds)
 
@@ -125,6 +123,12 @@ def put_back() -> Iterator[None]:
         random.setstate(python)
         if numpy_state is not None:
             numpy_random.set_state(numpy_state)
+
+
+def _state(modules: Modules) -> list[torch.Tensor]:
+    """Return the parameters and buffers of all modules."""
+    holders = (holder for _, m in modules.values() for holder in (m._parameters, m._buffers))
+    return [tensor for holder in holders for tensor in holder.values() if tensor is not None]
 
 
 def _take_down_state(modules: Modules, record: Record, recorder: Recorder) -> None:

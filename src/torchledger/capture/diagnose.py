@@ -32,11 +32,13 @@ def explain(error: Exception, scopes: Scopes, recorder: Recorder, door: FrontDoo
     said = None
     if module is not None and shapes:
         said = _misfit(module, shapes[0])
-    if said is None and failed is not None:
-        said = _operation_misfit(failed)
+    candidates = [f for f in (door.failure, recorder.failure) if f is not None and f.error in chain]
+    for candidate in candidates:
+        said = said or _operation_misfit(candidate)
     operation = _written(failed) if failed is not None else ""
     if said is not None:
-        return f"{path}: {said} ({operation or 'input ' + _sizes(shapes[0])})"
+        given = [f"input {_sizes(shapes[0])}"] if module is not None and shapes else []
+        return f"{path}: {said} ({'; '.join(given + [operation] * bool(operation))})"
     reason = textwrap.shorten(str(error), 300, placeholder=" ...")
     reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     if operation:
@@ -97,19 +99,19 @@ def _operation_misfit(failed: FailedOperation) -> str | None:
     """Say what would fit an operation that stands outside a module of a kind that `_misfit` knows."""
     if failed.name in ("view", "reshape", "view_as", "unflatten") and len(failed.inputs) == 1:
         return _view_misfit(failed)
+    if failed.name == "linear" and len(failed.inputs) > 1:
+        x, weight = failed.inputs[:2]
+        if x.shape and weight.shape and x.shape[-1] != weight.shape[-1]:
+            return f"linear expects {weight.shape[-1]} features, got {x.shape[-1]}"
     if failed.name in ("addmm", "mm", "bmm", "baddbmm"):
         left, right = failed.inputs[-2:]
-        if left.shape and right.shape and left.shape[-1] != right.shape[-2]:
-            return (
-                f"{failed.name} expects {right.shape[-2]} features, got {left.shape[-1]}"
-                if failed.name == "addmm"
-                else f"{failed.name} takes rows of {left.shape[-1]} against columns of {right.shape[-2]}"
-            )
+        if left.shape[-1] != right.shape[-2]:
+            return f"{failed.name} multiplies rows of {left.shape[-1]} with columns of {right.shape[-2]}"
     if failed.name == "convolution":
         x, weight = failed.inputs[:2]
         groups = failed.arguments.get("groups", 1)
-        if isinstance(groups, int) and len(x.shape) > 1 and not failed.arguments.get("transposed"):
-            wanted = weight.shape[1] * groups
+        if isinstance(groups, int) and len(x.shape) > 1:
+            wanted = weight.shape[0] if failed.arguments.get("transposed") else weight.shape[1] * groups
             if x.shape[1] != wanted:
                 return f"convolution expects {wanted} channels, got {x.shape[1]}"
     return None

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from torchledger.capture.recorder import FailedOperation, Recorder
@@ -26,11 +27,14 @@ class FrontDoor(TorchFunctionMode):
         super().__init__()
         self.recorder = recorder
         self.failure: FailedOperation | None = None
+        self.saw_autocast = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        self.recorder.autocast = torch._C._is_any_autocast_enabled()
+        self.saw_autocast |= self.recorder.autocast
         special = _TABLE.get(func)
         try:
             return func(*args, **kwargs) if special is None else special(self, func, *args, **kwargs)
@@ -41,7 +45,7 @@ class FrontDoor(TorchFunctionMode):
 
     def _failed(self, error: Exception, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FailedOperation:
         tensors = tensors_in((args, kwargs))
-        strided = [t for t in tensors if t.layout == torch.strided]
+        strided = [t for t in tensors if not is_lazy(t) and t.layout == torch.strided]
         infos = tuple(
             TensorInfo(tuple(t.shape), tuple(t.stride()), str(t.dtype).removeprefix("torch.")) for t in strided
         )

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchledger.canonical import canonical
+from torchledger.capture.checks import CHECKS
 from torchledger.capture.scopes import Scopes
 from torchledger.capture.shape_rules import RULES
 from torchledger.capture.shapes import Memo, Output, Template, classify
-from torchledger.capture.twins import Twins
+from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import Allocation, Entry, Operation, OutputInfo, Record, StorageKind, TensorInfo, TensorRef
 
@@ -36,6 +38,7 @@ class Kind:
     composite: bool
     can_replay: bool
     reshapes: bool  # changes the sizes of its argument
+    writes: tuple[str, ...]  # the arguments that it writes to
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +60,23 @@ class FailedOperation:
 class _Life(weakref.ref[torch.UntypedStorage]):
     """A storage's weak reference that knows its allocation."""
 
-    __slots__ = ("allocation",)
+    __slots__ = ("allocation", "storage")
     allocation: Allocation
+    storage: int
 
 
 class Recorder(TorchDispatchMode):
     """Book every operation of one run into `record`.
 
-    With `twins`, the run is on meta: real tensors are replaced as they come up, factories make meta tensors, and a
-    known operation is replayed from `memo`. Without, every kernel runs on the tensors as they are.
+    With twins, the run is on meta: real tensors are replaced as they come up, factories make meta tensors, and a
+    known operation is replayed from `memo`. With copies, every kernel runs on the tensors as they are.
     """
 
     def __init__(
         self,
         record: Record,
         scopes: Scopes,
-        twins: Twins | None,
+        stand_ins: Twins | Copies,
         memo: Memo | None,
         synchronize: Callable[[], None] | None = None,
     ) -> None:
@@ -83,12 +87,14 @@ class Recorder(TorchDispatchMode):
         self.record = record
         self.scopes = scopes
         self.failure: FailedOperation | None = None
-        self.uses_autocast = False
-        self._twins = twins
+        self.autocast = False  # as the front door last saw it: dispatch runs below it
+        self._twins = stand_ins if isinstance(stand_ins, Twins) else None
+        self._copies = stand_ins if isinstance(stand_ins, Copies) else None
         self._memo = memo
         self._paused = False
         self._places: dict[Any, int] = {}  # id of an operation (held there), or its key -> place in record.operations
         self._lives: list[_Life] = []
+        self._own: set[int] = set()  # storages alive that this run may write to: its own, and copies made for it
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -106,14 +112,18 @@ class Recorder(TorchDispatchMode):
     def born(self, tensor: torch.Tensor, kind: StorageKind = "activation") -> None:
         """Book the storage of `tensor` as alive from now on."""
         storage = tensor.untyped_storage()
+        if kind not in ("parameter", "constant"):
+            self._own.add(storage._cdata)
         allocation = Allocation(storage.nbytes(), len(self.record.entries), None, kind)
         life = _Life(storage, self._died)
         life.allocation = allocation
+        life.storage = storage._cdata
         self._lives.append(life)
         self.record.allocations.append(allocation)
 
     def _died(self, life: _Life) -> None:
         life.allocation.died = len(self.record.entries)
+        self._own.discard(life.storage)
 
     def close(self) -> None:
         """Stop listening to storages: what is alive now outlived the run."""
@@ -159,9 +169,16 @@ class Recorder(TorchDispatchMode):
 
     def _handle(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kind = _KINDS.get(func) or _learn(func)
+        if kind.name is None and args and is_lazy(args[0]):
+            return func(*args, **kwargs)  # the .data of a lazy parameter, which has no shape yet
         if self._paused or self._twins is None:
             if self._twins is not None:
                 args, kwargs = self._on_meta(kind, args, kwargs)
+            elif self._copies is not None and kind.writes:
+                given = dict(zip(kind.parameters, args, strict=False)) | kwargs
+                for tensor in tensors_in([given.get(name) for name in kind.writes]):
+                    if tensor.layout == torch.strided and tensor.untyped_storage()._cdata not in self._own:
+                        self._copies.before_write(tensor)
             return func(*args, **kwargs) if self._paused else self._run(func, kind, args, kwargs, None)
         if kind.composite:
             # Only inference mode lets these through whole; what they are made of is what the other modes run.
@@ -216,7 +233,11 @@ class Recorder(TorchDispatchMode):
         """Run the kernel, book what it did, and remember it under `key` (None: do not)."""
         given = tensors_in((args, kwargs))
         before = tuple(_info(tensor) for tensor in given) if kind.reshapes else None
+        # Under autocast the real run would cast where this one does not.
+        check = CHECKS.get(func) if self._twins is not None and not self.autocast else None
         try:
+            if check is not None:
+                check(*args, **kwargs)
             result = self._timed(func, *args, **kwargs)
         except Exception as error:
             self._failed(error, kind.name or str(func), given, _arguments(kind, args, kwargs))
@@ -257,8 +278,6 @@ class Recorder(TorchDispatchMode):
             self.failure = FailedOperation(error, name, infos, arguments, self.scopes.current)
 
     def _book(self, place: int, outputs: tuple[Output, ...], returned: list[torch.Tensor]) -> None:
-        if torch._C._is_any_autocast_enabled():
-            self.uses_autocast = True
         for output, tensor in zip(outputs, returned, strict=True):
             if output.source is None and tensor.layout == torch.strided:
                 self.born(tensor)
@@ -315,6 +334,7 @@ def _learn(func: Any) -> Kind:
         takes_device="device" in names,
         composite=torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"),
         reshapes=torch.Tag.inplace_view in func.tags,
+        writes=tuple(a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write),
         can_replay=torch.Tag.inplace_view not in func.tags
         and all(not (argument.kwarg_only and argument.alias_info is not None) for argument in arguments),
     )

@@ -57,7 +57,7 @@ def _convolution(
         # A list of one stands for all dimensions.
         step, pad, dilate = (values[dim if len(values) > 1 else 0] for values in (stride, padding, dilation))
         room = x.shape[dim + 2] + 2 * pad - dilate * (weight.shape[dim + 2] - 1) - 1
-        if room < 0 or step < 1:
+        if room < 0 or step < 1 or pad < 0:
             return None
         sizes.append(room // step + 1)
     return (fresh((x.shape[0], weight.shape[0], *sizes), x.dtype),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from types import BuiltinFunctionType, EllipsisType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
@@ -12,10 +13,14 @@ from torch.nn.parameter import is_lazy
 
 
 class Twins:
-    """Make one meta twin for each real tensor; storages that are shared stay shared."""
+    """Make one meta twin for each real tensor; storages that are shared stay shared.
 
-    def __init__(self, dtype: torch.dtype | None = None) -> None:
+    The floating-point ones among `cast` get the dtype `dtype`.
+    """
+
+    def __init__(self, dtype: torch.dtype | None = None, cast: Iterable[torch.Tensor] = ()) -> None:
         self._dtype = dtype
+        self._cast = {id(tensor) for tensor in cast}
         self._by_tensor: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._bases: dict[int, torch.Tensor] = {}  # by storage: a twin that owns all of its storage
 
@@ -37,17 +42,13 @@ class Twins:
         if is_lazy(tensor):
             return type(tensor)(device="meta")  # type: ignore[call-arg]
         plain = tensor.detach()
-        cast = self._dtype is not None and plain.is_floating_point()
+        cast = id(tensor) in self._cast and plain.is_floating_point()
         if cast or plain.layout != torch.strided:
             twin = torch.empty_like(plain, dtype=self._dtype if cast else plain.dtype, device="meta")
         else:
             twin = self._strided(plain)
         if isinstance(tensor, nn.Parameter):
-            parameter = nn.Parameter(twin, requires_grad=tensor.requires_grad)
-            if type(tensor) is not nn.Parameter:
-                parameter.__class__ = type(tensor)
-            parameter.__dict__.update(tensor.__dict__)
-            return parameter
+            return _parameter(tensor, twin)
         return twin.requires_grad_(tensor.requires_grad and not tensor.grad_fn)
 
     def _strided(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -70,25 +71,60 @@ class Twins:
 
 
 class Copies:
-    """Make one copy for each tensor that a real run may change in place; parameters stand for themselves."""
+    """Stand-ins for a real run: copies of all tensors that hang on the model, but for parameters, which may be large.
 
-    def __init__(self) -> None:
+    A parameter's stand-in shares its values. Whatever was there before the run and is not copied (parameters, tensors
+    in closures) is set aside when an operation is about to write to it (`before_write`); `put_back` returns it.
+    `aside` hands that on to a next run, which need not be watched.
+    """
+
+    def __init__(self, aside: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None) -> None:
+        self.aside = {} if aside is None else aside  # by storage: a tensor over all of it, its values before
         self._by_tensor: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a parameter as it is, and a copy of any other tensor."""
-        if isinstance(tensor, nn.Parameter):
-            return tensor
+        """Return the stand-in of `tensor`."""
         known = self._by_tensor.get(id(tensor))
         if known is None:
-            known = self._by_tensor[id(tensor)] = (tensor, tensor.detach().clone())
+            with torch.no_grad():
+                plain = tensor.detach()
+                if isinstance(tensor, nn.Parameter):
+                    made: torch.Tensor = _parameter(tensor, plain)
+                else:
+                    made = plain.clone().requires_grad_(tensor.requires_grad and not tensor.grad_fn)
+            known = self._by_tensor[id(tensor)] = (tensor, made)
         return known[1]
+
+    def before_write(self, tensor: torch.Tensor) -> None:
+        """Set the values in the storage of `tensor` aside."""
+        if tensor.layout != torch.strided:
+            return
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.aside:
+            whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+            self.aside[storage._cdata] = (whole, whole.clone())
+
+    def put_back(self) -> None:
+        """Return the values that were set aside."""
+        for whole, values in self.aside.values():
+            whole.copy_(values)
+
+
+def _parameter(like: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
+    """Return a parameter with `data` that is otherwise like another one."""
+    parameter = nn.Parameter(data, requires_grad=like.requires_grad)
+    if type(like) is not nn.Parameter:
+        parameter.__class__ = type(like)
+    if like.__dict__:
+        parameter.__dict__.update(like.__dict__)
+    return parameter
 
 
 # What can hold nothing of the user's that changes in place, or is twinned on its own: most values that a module has.
+_TENSORS = (torch.Tensor, nn.Parameter)
 _PLAIN = frozenset(
     {int, float, bool, complex, str, bytes, NoneType, EllipsisType, torch.Size, torch.dtype, torch.device}
-    | {torch.Tensor, nn.Parameter, FunctionType, BuiltinFunctionType, MethodType, ModuleType, type}
+    | {*_TENSORS, FunctionType, BuiltinFunctionType, MethodType, ModuleType, type}
 )
 
 
@@ -110,9 +146,7 @@ class Swapped:
     def __enter__(self) -> Swapped:
         try:
             self._keep(self._modules)
-            for module in self._modules:
-                if not isinstance(module, torch.jit.ScriptModule):
-                    self._swap(module.__dict__)
+            self._swap()
         except BaseException:
             self._restore()
             raise
@@ -120,6 +154,8 @@ class Swapped:
 
     def __exit__(self, *_: object) -> None:
         self._restore()
+        if isinstance(self._stand_ins, Copies):
+            self._stand_ins.put_back()
 
     def _restore(self) -> None:
         for module, kind in self._classes:
@@ -179,18 +215,16 @@ class Swapped:
                     seen.add(id(value))
                     pending.append(attributes)
 
-    def _swap(self, attributes: dict[str, Any]) -> None:
-        """Put stand-ins for the tensors of a module, and of the lists and dicts that hang on it."""
+    def _swap(self) -> None:
+        """Put stand-ins for the tensors in all that was taken down."""
         stand_in = self._stand_ins.of
-        for name, value in attributes.items():
-            kind = type(value)
-            if kind is dict or isinstance(value, dict):
-                if value and name != "_modules":
-                    for key, item in value.items():
-                        if isinstance(item, torch.Tensor):
-                            value[key] = stand_in(item)
-            elif kind is list or isinstance(value, list):
-                if any(isinstance(item, torch.Tensor) for item in value):
-                    value[:] = [stand_in(item) if isinstance(item, torch.Tensor) else item for item in value]
-            elif kind is torch.Tensor or (kind not in _PLAIN and isinstance(value, torch.Tensor)):
-                attributes[name] = stand_in(value)
+        for holder, content in self._saved:
+            if isinstance(content, dict):
+                for key, value in content.items():
+                    kind = type(value)
+                    if kind in _TENSORS or (kind not in _PLAIN and isinstance(value, torch.Tensor)):
+                        holder[key] = stand_in(value)
+            elif not isinstance(content, set):
+                for index, value in enumerate(content):
+                    if isinstance(value, torch.Tensor):
+                        holder[index] = stand_in(value)
