@@ -56,6 +56,8 @@ NAMES: dict[str, str] = {
 
 def canonical(namespace: str, packet: str) -> str | None:
     """Return the canonical name of the operation `namespace::packet`, or None where it is not booked at all."""
+    if namespace == "profiler":  # marks of torch.profiler
+        return None
     if namespace != "aten":
         return f"{namespace}::{packet}"
     return None if packet in DROPPED else NAMES.get(packet, packet)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchledger import Ledger, analyze
+from torchledger import ForwardError, Ledger, analyze
 from torchledger.capture import capture, shapes
 from torchledger.capture.shapes import Memo
 from torchledger.capture.twins import Copies
@@ -416,3 +416,70 @@ def test_no_import_of_the_compiler() -> None:
     """torch's default dispatch mode imports dynamo, its matrix product's meta kernel does, its convolution's sympy."""
     done = subprocess.run([sys.executable, "-c", LIGHT], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- what torch answers by itself --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda x: x.to("cpu"),
+        lambda x: x.to(device="cpu"),
+        lambda x: x.to(torch.device("cpu"), non_blocking=True),
+        lambda x: x.to("cuda", torch.float32),
+        lambda x: x.to("cpu", None, False),
+        lambda x: x.cpu(),
+        lambda x: x.cuda(),
+        lambda x: x.cuda(0, non_blocking=True),
+    ],
+)
+def test_moves_between_devices_are_assumed_away(move: Any) -> None:
+    ledger = analyze(Function(lambda m, x: move(x) + 1, spare=nn.Identity()), (4,))
+    assert names(ledger) == ["add"]
+    assert any("one device" in assumption for assumption in ledger.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("convert", "booked"),
+    [
+        (lambda x: x.to("cpu", torch.float16), ["to_copy"]),
+        (lambda x: x.to(torch.float16), ["to_copy"]),
+        (lambda x: x.to("cuda:0", copy=True), ["to_copy"]),
+        (lambda x: x.to(torch.zeros(1, dtype=torch.float64)), ["zeros", "to_copy"]),
+        (lambda x: x.to(x.device), []),
+        (lambda x: x.to(x), []),
+    ],
+)
+def test_conversions_are_booked(convert: Any, booked: list[str]) -> None:
+    assert names(analyze(Function(lambda m, x: convert(x), spare=nn.Identity()), (4,))) == booked
+
+
+def test_modules_in_another_thread_are_an_assumption() -> None:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        thread = threading.Thread(target=lambda: m.fc(x))
+        thread.start()
+        thread.join()
+        return x
+
+    ledger = analyze(Function(forward, fc=nn.Linear(4, 4)), (4,))
+    assert any("other threads" in assumption for assumption in ledger.assumptions)
+
+
+def test_model_dtype_casts_parameters_and_buffers_alone() -> None:
+    model = Function(lambda m, x: m.norm(x) + m.table.sum().to(x.dtype), norm=nn.BatchNorm1d(4))
+    model.table = torch.zeros(3)
+    ledger = analyze(model, (4,), model_dtype="bfloat16")
+    assert [p.dtype for p in (*ledger.record.parameters, *ledger.record.buffers)] == ["bfloat16"] * 4 + ["int64"]
+    summed = next(o for o in ledger.record.operations if o.name == "sum")
+    assert summed.inputs[0].dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    "values", [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x.numpy(), lambda x: bool(x)]
+)
+def test_need_for_values_is_said(values: Any) -> None:
+    with pytest.raises(
+        ForwardError, match=r"\(root\): \w+ needs the values of a tensor, and an analysis computes none"
+    ):
+        analyze(Function(lambda m, x: values(x), spare=nn.Identity()), (1,))

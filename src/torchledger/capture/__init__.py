@@ -33,7 +33,7 @@ class Captured:
     """A record, whole or up to the operation where forward raised `error`; of a real run also seconds an entry."""
 
     record: Record
-    error: Exception | None
+    error: Exception | SystemExit | None
     seconds: list[float]
 
 
@@ -67,17 +67,21 @@ def capture(
         for tensor in tensors_in((args, kwargs)):
             recorder.born(tensor, "input")
         door = FrontDoor(recorder)
-        error: Exception | None = None
+        error: Exception | SystemExit | None = None
         output = None  # held until the storages are closed: what forward returned outlived it
         with contextlib.nullcontext() if quiet else contextlib.redirect_stdout(sys.stderr), scopes, door, recorder:
             try:
                 output = model(*args, **kwargs)
-            except Exception as raised:
+            except (Exception, SystemExit) as raised:
                 error = raised
         if error is not None:
             record.error = explain(error, scopes, recorder, door)
         recorder.close()
         del output
+    if scopes.foreign_thread:
+        record.assumptions.append("modules ran in other threads than the caller's: their operations are not counted")
+    if door.saw_move:
+        record.assumptions.append("all tensors lie on one device: moves such as x.to('cpu') are not counted")
     if door.saw_autocast:
         record.assumptions.append("autocast was on and is not modelled: operations keep the dtypes of their inputs")
     return Captured(record, error, recorder.seconds)

@@ -16,7 +16,7 @@ from torchledger.errors import raised_at
 from torchledger.record import Shape
 
 
-def explain(error: Exception, scopes: Scopes, recorder: Recorder, door: FrontDoor) -> str:
+def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: FrontDoor) -> str:
     """Return the line for `error`, which forward raised."""
     chain = _chain(error)
     failed = next((f for f in (recorder.failure, door.failure) if f is not None and f.error in chain), None)
@@ -39,12 +39,24 @@ def explain(error: Exception, scopes: Scopes, recorder: Recorder, door: FrontDoo
     if said is not None:
         given = [f"input {_sizes(shapes[0])}"] if module is not None and shapes else []
         return f"{path}: {said} ({'; '.join(given + [operation] * bool(operation))})"
+    if failed is not None and _needs_values(failed):
+        what = "item" if "_local_scalar_dense" in failed.name else failed.name
+        return f"{path}: {what} needs the values of a tensor, and an analysis computes none{raised_at(error)}"
     reason = textwrap.shorten(str(error), 300, placeholder=" ...")
     reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     if operation:
         return f"{path}: {operation} failed: {reason}{raised_at(error)}"
     inputs = f" (inputs {', '.join(map(_sizes, shapes))})" if shapes else ""
     return f"{path}: {reason}{inputs}{raised_at(error)}"
+
+
+def _needs_values(failed: FailedOperation) -> bool:
+    """Whether the operation asked for values that a meta tensor has not."""
+    if failed.error.__class__ not in (RuntimeError, NotImplementedError, TypeError):
+        return False
+    said = str(failed.error)
+    by_name = any(name in failed.name for name in ("_local_scalar_dense", "numpy", "tolist", "__array__"))
+    return by_name or "torch.nonzero()" in said or "Tensor.item() cannot be called on meta" in said
 
 
 def _chain(error: BaseException) -> list[BaseException]:

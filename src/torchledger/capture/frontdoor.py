@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from torchledger.capture.operations import tensor_info
 from torchledger.capture.recorder import FailedOperation, Recorder
 from torchledger.inputs import tensors_in
-from torchledger.record import TensorInfo
 
 
 class FrontDoor(TorchFunctionMode):
@@ -28,6 +28,7 @@ class FrontDoor(TorchFunctionMode):
         self.recorder = recorder
         self.failure: FailedOperation | None = None
         self.saw_autocast = False
+        self.saw_move = False  # to a device by name, such as x.cuda()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -46,9 +47,7 @@ class FrontDoor(TorchFunctionMode):
     def _failed(self, error: Exception, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FailedOperation:
         tensors = tensors_in((args, kwargs))
         strided = [t for t in tensors if not is_lazy(t) and t.layout == torch.strided]
-        infos = tuple(
-            TensorInfo(tuple(t.shape), tuple(t.stride()), str(t.dtype).removeprefix("torch.")) for t in strided
-        )
+        infos = tuple(tensor_info(tensor) for tensor in strided)
         name = getattr(func, "__name__", str(func))
         arguments: dict[str, object] = {}
         if name in ("view", "reshape"):
@@ -150,6 +149,33 @@ def _set_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, i
     return func(tensor, index, value)
 
 
+def _to(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Convert, but do not move: the model lives on one device, and what runs here is on meta wherever that is."""
+    if not tensor.is_meta:
+        return func(tensor, *args, **kwargs)
+    device = kwargs.pop("device", None)
+    if args and isinstance(args[0], (torch.device, str, int)):
+        device, *args = args  # type: ignore[assignment]
+    elif args and isinstance(args[0], torch.Tensor):
+        args = (args[0].dtype, *args[1:])
+    if device is None:
+        return func(tensor, *args, **kwargs)
+    door.saw_move |= torch.device(device).type != "meta"
+    if args and args[0] is None:
+        args = args[1:]
+    if args and not isinstance(args[0], torch.dtype):  # to(device, non_blocking, copy) has no dtype
+        args = (tensor.dtype, *args)
+    return func(tensor, *args, **kwargs) if args or kwargs else tensor
+
+
+def _move(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Leave the tensor where it is."""
+    if not tensor.is_meta:
+        return func(tensor, *args, **kwargs)
+    door.saw_move = True
+    return tensor
+
+
 def _multi_head_attention(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run the Python body with this mode on, so that the attention inside it is seen."""
     with door:
@@ -167,6 +193,9 @@ _TABLE: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _multi_head_attention,
     torch.Tensor.__setitem__: _set_item,
+    torch.Tensor.to: _to,
+    torch.Tensor.cpu: _move,
+    torch.Tensor.cuda: _move,
     F.dropout: _dropout("dropout"),
     F.dropout1d: _dropout("feature_dropout"),
     F.dropout2d: _dropout("feature_dropout"),

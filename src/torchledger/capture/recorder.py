@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,31 +13,28 @@ import torch
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchledger.canonical import canonical
 from torchledger.capture.checks import CHECKS
+from torchledger.capture.operations import (
+    KINDS,
+    NO_OPERATION,
+    Kind,
+    arguments_of,
+    flatten,
+    identity,
+    keyed,
+    learn,
+    operation_of,
+    sharing,
+    tensor_info,
+)
 from torchledger.capture.scopes import Scopes
 from torchledger.capture.shape_rules import RULES
 from torchledger.capture.shapes import Memo, Output, Template, classify
 from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
-from torchledger.record import Allocation, Entry, Operation, OutputInfo, Record, StorageKind, TensorInfo, TensorRef
+from torchledger.record import Allocation, Entry, Operation, Record, StorageKind, TensorInfo, TensorRef
 
 META = torch.device("meta")
-_UNKEYED = (torch.Generator,)
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What is worth knowing of an overload, looked up once. `name` None: not booked."""
-
-    name: str | None
-    parameters: tuple[str, ...]
-    defaults: dict[str, object]
-    takes_device: bool
-    composite: bool
-    can_replay: bool
-    reshapes: bool  # changes the sizes of its argument
-    writes: tuple[str, ...]  # the arguments that it writes to
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +46,6 @@ class FailedOperation:
     inputs: tuple[TensorInfo, ...]
     arguments: dict[str, object]
     call: int
-
-    def tensor(self, name: str) -> TensorInfo | None:
-        """Return the tensor that was passed as argument `name`, or None where there was none."""
-        value = self.arguments.get(name)
-        return self.inputs[value.index] if isinstance(value, TensorRef) else None
 
 
 class _Life(weakref.ref[torch.UntypedStorage]):
@@ -146,7 +137,7 @@ class Recorder(TorchDispatchMode):
         """Run `func` (no arguments) as one operation `name` that returns one tensor, whatever it is made of."""
         given = {key: self._twin(value) for key, value in tensors.items() if value is not None}
         flat = list(given.values())
-        key = (name, *given, *((k, v.__class__, v) for k, v in arguments.items()), *_keyed(flat))
+        key = (name, *given, *((k, v.__class__, v) for k, v in arguments.items()), *keyed(flat))
         template = self._memo.get(key) if self._memo is not None else None
         if template is not None:
             with self.paused():
@@ -160,7 +151,7 @@ class Recorder(TorchDispatchMode):
                 raise
             outputs, can_replay = classify([result], flat)
             refs = {key: TensorRef(index) for index, key in enumerate(given)}
-            operation = _operation(name, {**refs, **arguments}, flat, outputs)
+            operation = operation_of(name, {**refs, **arguments}, flat, outputs)
             template = Template(operation, outputs, None)
             if self._memo is not None and can_replay:
                 self._memo.put(key, template)
@@ -168,7 +159,7 @@ class Recorder(TorchDispatchMode):
         return result
 
     def _handle(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        kind = _KINDS.get(func) or _learn(func)
+        kind = KINDS.get(func) or learn(func)
         if kind.name is None and args and is_lazy(args[0]):
             return func(*args, **kwargs)  # the .data of a lazy parameter, which has no shape yet
         if self._paused or self._twins is None:
@@ -188,10 +179,10 @@ class Recorder(TorchDispatchMode):
                 return result
         tensors: list[torch.Tensor] = []
         key: list[Any] = [func, torch.get_default_dtype()]
-        is_meta = _flatten(args, tensors, key)
+        is_meta = flatten(args, tensors, key)
         if kwargs:
             key.extend(kwargs)
-            is_meta &= _flatten(kwargs.values(), tensors, key)
+            is_meta &= flatten(kwargs.values(), tensors, key)
         if not is_meta:
             args, kwargs = self._on_meta(kind, args, kwargs)
             return self._handle(func, args, kwargs)
@@ -200,7 +191,7 @@ class Recorder(TorchDispatchMode):
         if not kind.can_replay or not tensors or self._memo is None:
             return self._run(func, kind, args, kwargs, None)
         if len(tensors) > 1:
-            key.append(_sharing(tensors))
+            key.append(sharing(tensors))
         known = tuple(key)
         template = self._memo.get(known) or self._by_rule(func, kind, args, kwargs, tensors, known)
         if template is None:
@@ -224,7 +215,7 @@ class Recorder(TorchDispatchMode):
         outputs = rule(*args, **kwargs) if rule is not None else None
         if outputs is None or kind.name is None or self._memo is None:
             return None
-        operation = _operation(kind.name, _arguments(kind, args, kwargs), tensors, outputs)
+        operation = operation_of(kind.name, arguments_of(kind, args, kwargs), tensors, outputs)
         template = Template(operation, outputs, tuple if len(outputs) > 1 else None)
         self._memo.put(key, template)
         return template
@@ -232,7 +223,7 @@ class Recorder(TorchDispatchMode):
     def _run(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any) -> Any:
         """Run the kernel, book what it did, and remember it under `key` (None: do not)."""
         given = tensors_in((args, kwargs))
-        before = tuple(_info(tensor) for tensor in given) if kind.reshapes else None
+        before = tuple(tensor_info(tensor) for tensor in given) if kind.reshapes else None
         # Under autocast the real run would cast where this one does not.
         check = CHECKS.get(func) if self._twins is not None and not self.autocast else None
         try:
@@ -240,7 +231,7 @@ class Recorder(TorchDispatchMode):
                 check(*args, **kwargs)
             result = self._timed(func, *args, **kwargs)
         except Exception as error:
-            self._failed(error, kind.name or str(func), given, _arguments(kind, args, kwargs))
+            self._failed(error, kind.name or str(func), given, arguments_of(kind, args, kwargs))
             raise
         container = None if isinstance(result, torch.Tensor) else type(result)
         listed = [result] if container is None else list(result) if container in (tuple, list) else []
@@ -249,14 +240,14 @@ class Recorder(TorchDispatchMode):
         can_replay &= bool(returned) and len(listed) == len(returned)
         # An empty of no elements is BatchNorm's placeholder on some devices.
         is_booked = kind.name is not None and not (kind.name == "empty" and returned and not returned[0].numel())
-        operation = _NO_OPERATION
+        operation = NO_OPERATION
         if is_booked:
-            operation = _operation(kind.name or "", _arguments(kind, args, kwargs), given, outputs, before)
+            operation = operation_of(kind.name or "", arguments_of(kind, args, kwargs), given, outputs, before)
         is_remembered = key is not None and can_replay and self._memo is not None
         if is_remembered:
             self._memo.put(key, Template(operation, outputs, container))  # type: ignore[union-attr]
         if is_booked:
-            place = self._place_of(operation, None if is_remembered else _identity(operation))
+            place = self._place_of(operation, None if is_remembered else identity(operation))
             self._book(place, outputs, returned)
         return result
 
@@ -274,7 +265,7 @@ class Recorder(TorchDispatchMode):
         self, error: BaseException, name: str, tensors: list[torch.Tensor], arguments: dict[str, object]
     ) -> None:
         if self.failure is None or self.failure.error is not error:
-            infos = tuple(_info(tensor) for tensor in tensors)
+            infos = tuple(tensor_info(tensor) for tensor in tensors)
             self.failure = FailedOperation(error, name, infos, arguments, self.scopes.current)
 
     def _book(self, place: int, outputs: tuple[Output, ...], returned: list[torch.Tensor]) -> None:
@@ -317,142 +308,3 @@ class Recorder(TorchDispatchMode):
             if kwargs.get("pin_memory"):
                 kwargs = {**kwargs, "pin_memory": False}
         return args, kwargs
-
-
-_KINDS: dict[Any, Kind] = {}
-_NO_OPERATION = Operation("", {}, (), ())
-
-
-def _learn(func: Any) -> Kind:
-    namespace, _, packet = func._schema.name.partition("::")
-    arguments = func._schema.arguments
-    names = tuple(argument.name for argument in arguments)
-    kind = Kind(
-        name=canonical(namespace, packet),
-        parameters=names,
-        defaults={a.name: a.default_value for a in arguments if a.has_default_value() and a.default_value is not None},
-        takes_device="device" in names,
-        composite=torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"),
-        reshapes=torch.Tag.inplace_view in func.tags,
-        writes=tuple(a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write),
-        can_replay=torch.Tag.inplace_view not in func.tags
-        and all(not (argument.kwarg_only and argument.alias_info is not None) for argument in arguments),
-    )
-    _KINDS[func] = kind
-    return kind
-
-
-def _flatten(values: Any, tensors: list[torch.Tensor], key: list[Any]) -> bool:
-    """Append an operation's tensors, and to `key` what tells its output metadata; return whether all are meta."""
-    is_meta = True
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            if not value.is_meta:
-                is_meta = False
-            tensors.append(value)
-            if value.layout is torch.strided:
-                key += (value.shape, value.stride(), value.dtype)
-            else:
-                key.append(object())  # never the same again
-        elif isinstance(value, (list, tuple)):
-            if value and not isinstance(value[0], (int, float)):
-                key.append(len(value))
-                is_meta &= _flatten(value, tensors, key)
-            else:
-                key += (value.__class__, *value, len(value))
-        elif isinstance(value, _UNKEYED):
-            key.append(None)
-        else:
-            key += (value.__class__, value)
-    return is_meta
-
-
-def _sharing(tensors: list[torch.Tensor]) -> Any:
-    """Return which tensors share a storage, and how far apart they lie in it; None where none do."""
-    storages = [tensor.untyped_storage()._cdata for tensor in tensors if tensor.layout is torch.strided]
-    if len(set(storages)) == len(storages):
-        return None
-    first: dict[int, torch.Tensor] = {}
-    pattern = []
-    for tensor, storage in zip(tensors, storages, strict=False):
-        base = first.setdefault(storage, tensor)
-        pattern.append((storages.index(storage), tensor.storage_offset() - base.storage_offset(), tensor is base))
-    return tuple(pattern)
-
-
-def _keyed(tensors: list[torch.Tensor]) -> list[Any]:
-    key: list[Any] = []
-    _flatten(tensors, [], key)
-    return [*key, _sharing(tensors)]
-
-
-def _info(tensor: torch.Tensor) -> TensorInfo:
-    return _tensor_info(tensor.shape, tensor.stride() if tensor.layout == torch.strided else None, tensor.dtype)
-
-
-@functools.lru_cache(maxsize=4096)  # the same few infos come up all the time
-def _tensor_info(shape: torch.Size, stride: tuple[int, ...] | None, dtype: torch.dtype) -> TensorInfo:
-    if stride is None or len(stride) != len(shape):  # a layout without strides: as if dense
-        stride = torch.empty(shape, device="meta").stride()
-    return TensorInfo(tuple(shape), tuple(stride), str(dtype).removeprefix("torch."))
-
-
-def _arguments(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, object]:
-    """Return the arguments by schema name, tensors as references in the order that `tensors_in` meets them."""
-    count = 0
-
-    def plain(value: Any) -> object:
-        nonlocal count
-        if isinstance(value, torch.Tensor):
-            count += 1
-            return TensorRef(count - 1)
-        if isinstance(value, (list, tuple)):
-            return tuple(plain(item) for item in value)
-        if value is None or isinstance(value, (bool, int, float, complex, str)):
-            return value
-        return None if isinstance(value, _UNKEYED) else str(value).removeprefix("torch.")
-
-    given = dict(zip(kind.parameters, args, strict=False)) | kwargs
-    found = {name: plain(value) for name, value in given.items()}
-    defaults = {name: plain(value) for name, value in kind.defaults.items() if name not in found}
-    return {name: value for name, value in (found | defaults).items() if name not in _PLACES}
-
-
-_PLACES = ("device", "layout", "pin_memory", "generator", "non_blocking")  # where it lies, not what it is
-
-
-def _operation(
-    name: str,
-    arguments: dict[str, object],
-    given: list[torch.Tensor],
-    outputs: tuple[Output, ...],
-    infos: tuple[TensorInfo, ...] | None = None,
-) -> Operation:
-    """Build the record of an operation; `infos` are those of `given` before it ran, where it changed them."""
-    infos = infos or tuple(_info(tensor) for tensor in given)
-    made = tuple(OutputInfo(_tensor_info(o.size, o.stride, o.dtype), o.source) for o in outputs)
-    return Operation(name, arguments, infos, made, _repeated(given, infos))
-
-
-def _repeated(tensors: list[torch.Tensor], infos: tuple[TensorInfo, ...]) -> tuple[int, ...]:
-    """Return the inputs that cover the same elements as an earlier one: the same tensor, or its transpose."""
-    if len(tensors) < 2 or _sharing(tensors) is None:
-        return ()
-    seen: set[Any] = set()
-    repeated = []
-    for index, (tensor, info) in enumerate(zip(tensors, infos, strict=True)):
-        if tensor.layout != torch.strided or not info.elements:
-            continue
-        span = tuple(
-            sorted((step, size) for size, step in zip(info.shape, info.stride, strict=True) if size > 1 and step)
-        )
-        cover = (tensor.untyped_storage()._cdata, tensor.storage_offset(), span, info.dtype)
-        if cover in seen:
-            repeated.append(index)
-        seen.add(cover)
-    return tuple(repeated)
-
-
-def _identity(operation: Operation) -> Any:
-    """Return a hashable value that equal operations share."""
-    return (operation.name, repr(operation.arguments), operation.inputs, operation.outputs, operation.repeated)

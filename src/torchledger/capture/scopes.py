@@ -37,6 +37,7 @@ class Scopes:
     def __init__(self, modules: Modules, record: Record) -> None:
         self.record = record
         self.current = 0
+        self.foreign_thread = False  # a module of this model ran in another thread
         self.failure: tuple[BaseException, int, nn.Module] | None = None
         self._first = modules
         self._thread = threading.get_ident()
@@ -65,6 +66,7 @@ class Scopes:
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         if threading.get_ident() != self._thread:
+            self.foreign_thread |= id(module) in self._first
             return
         caller, call = self._stack[-1]
         if module is caller and not self._root_is_open and len(self._stack) == 1:

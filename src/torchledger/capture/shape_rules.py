@@ -159,7 +159,12 @@ def _cat(tensors: Any, dim: int = 0) -> Outputs | None:
     total = 0
     for tensor in tensors:
         shape = tensor.shape
-        if tensor.dtype != first.dtype or (*shape[:dim], *shape[dim + 1 :]) != rest or not _plain(tensor):
+        if (
+            len(shape) != first.dim()
+            or tensor.dtype != first.dtype
+            or (*shape[:dim], *shape[dim + 1 :]) != rest
+            or not _plain(tensor)
+        ):
             return None
         total += shape[dim]
     shape = (*first.shape[:dim], total, *first.shape[dim + 1 :])

@@ -1,0 +1,168 @@
+"""A call of an ATen operation -> its key in the memo, and its entry in the record."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from torchledger.canonical import canonical
+from torchledger.capture.shapes import Output
+from torchledger.record import Operation, OutputInfo, TensorInfo, TensorRef
+
+_UNKEYED = (torch.Generator,)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is worth knowing of an overload, looked up once. `name` None: not booked."""
+
+    name: str | None
+    parameters: tuple[str, ...]
+    defaults: dict[str, object]
+    takes_device: bool
+    composite: bool
+    can_replay: bool
+    reshapes: bool  # changes the sizes of its argument
+    writes: tuple[str, ...]  # the arguments that it writes to
+
+
+KINDS: dict[Any, Kind] = {}
+NO_OPERATION = Operation("", {}, (), ())  # stands in the memo for what is not booked
+
+
+def learn(func: Any) -> Kind:
+    namespace, _, packet = func._schema.name.partition("::")
+    arguments = func._schema.arguments
+    names = tuple(argument.name for argument in arguments)
+    kind = Kind(
+        name=canonical(namespace, packet),
+        parameters=names,
+        defaults={a.name: a.default_value for a in arguments if a.has_default_value() and a.default_value is not None},
+        takes_device="device" in names,
+        composite=torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"),
+        reshapes=torch.Tag.inplace_view in func.tags,
+        writes=tuple(a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write),
+        can_replay=torch.Tag.inplace_view not in func.tags
+        and all(not (argument.kwarg_only and argument.alias_info is not None) for argument in arguments),
+    )
+    KINDS[func] = kind
+    return kind
+
+
+def flatten(values: Any, tensors: list[torch.Tensor], key: list[Any]) -> bool:
+    """Append an operation's tensors, and to `key` what tells its output metadata; return whether all are meta."""
+    is_meta = True
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if not value.is_meta:
+                is_meta = False
+            tensors.append(value)
+            if value.layout is torch.strided:
+                key += (value.shape, value.stride(), value.dtype)
+            else:
+                key.append(object())  # never the same again
+        elif isinstance(value, (list, tuple)):
+            if value and not isinstance(value[0], (int, float)):
+                key.append(len(value))
+                is_meta &= flatten(value, tensors, key)
+            else:
+                key += (value.__class__, *value, len(value))
+        elif isinstance(value, _UNKEYED):
+            key.append(None)
+        else:
+            key += (value.__class__, value)
+    return is_meta
+
+
+def sharing(tensors: list[torch.Tensor]) -> Any:
+    """Return which tensors share a storage, and how far apart they lie in it; None where none do."""
+    storages = [tensor.untyped_storage()._cdata for tensor in tensors if tensor.layout is torch.strided]
+    if len(set(storages)) == len(storages):
+        return None
+    first: dict[int, torch.Tensor] = {}
+    pattern = []
+    for tensor, storage in zip(tensors, storages, strict=False):
+        base = first.setdefault(storage, tensor)
+        pattern.append((storages.index(storage), tensor.storage_offset() - base.storage_offset(), tensor is base))
+    return tuple(pattern)
+
+
+def keyed(tensors: list[torch.Tensor]) -> list[Any]:
+    key: list[Any] = []
+    flatten(tensors, [], key)
+    return [*key, sharing(tensors)]
+
+
+def tensor_info(tensor: torch.Tensor) -> TensorInfo:
+    return _interned(tensor.shape, tensor.stride() if tensor.layout == torch.strided else None, tensor.dtype)
+
+
+@functools.lru_cache(maxsize=4096)  # the same few infos come up all the time
+def _interned(shape: torch.Size, stride: tuple[int, ...] | None, dtype: torch.dtype) -> TensorInfo:
+    if stride is None or len(stride) != len(shape):  # a layout without strides: as if dense
+        stride = torch.empty(shape, device="meta").stride()
+    return TensorInfo(tuple(shape), tuple(stride), str(dtype).removeprefix("torch."))
+
+
+def arguments_of(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, object]:
+    """Return the arguments by schema name, tensors as references in the order that `tensors_in` meets them."""
+    count = 0
+
+    def plain(value: Any) -> object:
+        nonlocal count
+        if isinstance(value, torch.Tensor):
+            count += 1
+            return TensorRef(count - 1)
+        if isinstance(value, (list, tuple)):
+            return tuple(plain(item) for item in value)
+        if value is None or isinstance(value, (bool, int, float, complex, str)):
+            return value
+        return None if isinstance(value, _UNKEYED) else str(value).removeprefix("torch.")
+
+    given = dict(zip(kind.parameters, args, strict=False)) | kwargs
+    found = {name: plain(value) for name, value in given.items()}
+    defaults = {name: plain(value) for name, value in kind.defaults.items() if name not in found}
+    return {name: value for name, value in (found | defaults).items() if name not in _PLACES}
+
+
+_PLACES = ("device", "layout", "pin_memory", "generator", "non_blocking")  # where it lies, not what it is
+
+
+def operation_of(
+    name: str,
+    arguments: dict[str, object],
+    given: list[torch.Tensor],
+    outputs: tuple[Output, ...],
+    infos: tuple[TensorInfo, ...] | None = None,
+) -> Operation:
+    """Build the record of an operation; `infos` are those of `given` before it ran, where it changed them."""
+    infos = infos or tuple(tensor_info(tensor) for tensor in given)
+    made = tuple(OutputInfo(_interned(o.size, o.stride, o.dtype), o.source) for o in outputs)
+    return Operation(name, arguments, infos, made, _repeated(given, infos))
+
+
+def _repeated(tensors: list[torch.Tensor], infos: tuple[TensorInfo, ...]) -> tuple[int, ...]:
+    """Return the inputs that cover the same elements as an earlier one: the same tensor, or its transpose."""
+    if len(tensors) < 2 or sharing(tensors) is None:
+        return ()
+    seen: set[Any] = set()
+    repeated = []
+    for index, (tensor, info) in enumerate(zip(tensors, infos, strict=True)):
+        if tensor.layout != torch.strided or not info.elements:
+            continue
+        span = tuple(
+            sorted((step, size) for size, step in zip(info.shape, info.stride, strict=True) if size > 1 and step)
+        )
+        cover = (tensor.untyped_storage()._cdata, tensor.storage_offset(), span, info.dtype)
+        if cover in seen:
+            repeated.append(index)
+        seen.add(cover)
+    return tuple(repeated)
+
+
+def identity(operation: Operation) -> Any:
+    """Return a hashable value that equal operations share."""
+    return (operation.name, repr(operation.arguments), operation.inputs, operation.outputs, operation.repeated)
