@@ -52,7 +52,6 @@ class ModeName(StrEnum):
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -163,6 +162,8 @@ def stat(
         table = ledger.by_operation(convention)
     else:
         table = ledger.by_module(1 if depth is None else depth, convention)
+    if failure is not None and output is not None:
+        format, output = Format.text, None  # a file is written whole or not at all: the table so far is shown instead
     _write(_drawn(ledger, table, format, width, to_file=output is not None), output)
     if format not in (Format.text, Format.markdown) or output is not None:
         for note in table.notes:
@@ -261,7 +262,7 @@ def _write(text: str, output: str | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0, 2 for what the user got wrong or a forward that fails, 3 under --strict."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without the characters of a table still gets the numbers

@@ -140,14 +140,20 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
     """
     target = check_writable(path)
     shown = repr(os.fspath(path))
-    if target.exists() and not target.is_file():
-        target.write_text(text, encoding="utf-8")  # a device or a pipe, such as /dev/stdout
-        return
     temporary = None
     try:
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8", errors="replace")  # a device or a pipe, such as /dev/stdout
+            return
         mode = target.stat().st_mode & 0o7777 if target.exists() else None
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name[:100]}.", delete=False, newline=""
+            "w",
+            encoding="utf-8",
+            errors="replace",
+            dir=target.parent,
+            prefix=f".{target.name[:100]}.",
+            delete=False,
+            newline="",
         ) as file:
             temporary = file.name
             file.write(text)

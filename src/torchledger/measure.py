@@ -60,7 +60,12 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     walls: list[float] = []
     runs: list[dict[RowKey, float]] = []
     started = 0.0
-    with put_back(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with (
+        put_back(),
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         for repeat in range(REPEATS + 1):
             copies = Copies(aside)
             given, keywords = mapped((args, dict(kwargs)), lambda tensor: _real(tensor, device))

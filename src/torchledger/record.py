@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +16,8 @@ from torchledger.errors import UserError
 
 SCHEMA = 1
 FORMAT = "torchledger ledger"
+LARGEST = 2**64  # no size, count or scalar of torch's reaches it, and sums of what is below stay printable
+LONGEST_REASON = 200  # characters that a message quotes of a damaged ledger
 
 Shape = tuple[int, ...]
 Phase = Literal["forward", "backward", "optimizer"]
@@ -39,15 +41,14 @@ class TensorInfo:
     shape: Shape
     stride: Shape
     dtype: str
+    elements: int = field(init=False, repr=False, compare=False)
+    distinct_elements: int = field(init=False, repr=False, compare=False)  # a dimension of stride 0 counts once
 
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def distinct_elements(self) -> int:
-        """Elements with an address of their own: a dimension of stride 0 (expanded) counts once."""
-        return math.prod(size for size, step in zip(self.shape, self.stride, strict=True) if step != 0 or size == 0)
+    def __post_init__(self) -> None:
+        # Once, here: formulas ask for these over and over.
+        object.__setattr__(self, "elements", math.prod(self.shape))
+        distinct = [size for size, step in zip(self.shape, self.stride, strict=False) if step != 0 or size == 0]
+        object.__setattr__(self, "distinct_elements", math.prod(distinct))
 
     @property
     def item_size(self) -> int:
@@ -284,8 +285,10 @@ class Record:
         try:
             record = _record_from_json(data)
             _check_references(record)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            if len(reason) > LONGEST_REASON:
+                reason = f"{reason[:LONGEST_REASON]} ..."
             raise UserError(f"{source} is damaged: {reason}; write it again with Ledger.save") from error
         return record
 
@@ -294,24 +297,24 @@ def read_record(text: str, source: str) -> Record:
     """Parse the JSON text of a saved ledger. Raise UserError, naming `source`, where it is none or is cut off."""
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        at = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nesting"
-        raise UserError(
-            f"{source} is not whole JSON ({at}: {getattr(error, 'msg', error)}); save the ledger again"
-        ) from error
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{source} is not whole JSON ({at}: {error.msg}); save the ledger again") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets nested as deep
+        raise UserError(f"{source} is no ledger: {error}; save the ledger again") from error
     return Record.from_json(data, source)
 
 
 def _record_from_json(data: Mapping[str, Any]) -> Record:
     entries = data["entries"]
-    phases = _unrolled(entries["phase"])
+    phases = _unrolled(_listed(entries["phase"]), len(_listed(entries["operation"])))
     measurement = data["measurement"]
     return Record(
         model=_checked(str, data["model"]),
         mode=_checked(str, data["mode"]),
         batch=_checked(int, data["batch"]),
         torch_version=_checked(str, data["torch_version"]),
-        inputs=[_checked(str, text) for text in data["inputs"]],
+        inputs=[_checked(str, text) for text in _listed(data["inputs"])],
         modules=[
             ModuleInfo(
                 _checked(str, path),
@@ -320,38 +323,38 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
                 _optional(int, registered),
                 _optional(str, same_as),
             )
-            for path, kind, leaf, registered, same_as in data["modules"]
+            for path, kind, leaf, registered, same_as in _listed(data["modules"])
         ],
         calls=[
             ModuleCall(
                 _checked(int, module),
                 _optional(int, parent),
                 _checked(int, started),
-                tuple(_shape(shape) for shape in inputs),
-                tuple(_shape(shape) for shape in outputs),
+                tuple(_shape(shape) for shape in _listed(inputs)),
+                tuple(_shape(shape) for shape in _listed(outputs)),
             )
-            for module, parent, started, inputs, outputs in data["calls"]
+            for module, parent, started, inputs, outputs in _listed(data["calls"])
         ],
-        operations=[_operation_from_json(operation) for operation in data["operations"]],
+        operations=[_operation_from_json(operation) for operation in _listed(data["operations"])],
         entries=[
             Entry(_checked(int, operation), _checked(int, call), phase)
-            for operation, call, phase in zip(entries["operation"], entries["call"], phases, strict=True)
+            for operation, call, phase in zip(entries["operation"], _listed(entries["call"]), phases, strict=True)
         ],
-        parameters=[_parameter_from_json(parameter) for parameter in data["parameters"]],
-        buffers=[_parameter_from_json(buffer) for buffer in data["buffers"]],
+        parameters=[_parameter_from_json(parameter) for parameter in _listed(data["parameters"])],
+        buffers=[_parameter_from_json(buffer) for buffer in _listed(data["buffers"])],
         allocations=[
             Allocation(_checked(int, size), _checked(int, born), _optional(int, died), _one_of(kind, StorageKind))
-            for size, born, died, kind in data["allocations"]
+            for size, born, died, kind in _listed(data["allocations"])
         ],
-        assumptions=[_checked(str, text) for text in data["assumptions"]],
+        assumptions=[_checked(str, text) for text in _listed(data["assumptions"])],
         measurement=None
         if measurement is None
         else Measurement(
             [
-                Measured(_checked(str, path), _checked(str, name), _checked(int, ordinal), _number(seconds))
-                for path, name, ordinal, seconds in measurement["rows"]
+                Measured(_checked(str, path), _checked(str, name), _checked(int, ordinal), _seconds(seconds))
+                for path, name, ordinal, seconds in _listed(measurement["rows"])
             ],
-            _number(measurement["wall_seconds"]),
+            _seconds(measurement["wall_seconds"]),
             _checked(int, measurement["repeats"]),
             _checked(str, measurement["device"]),
         ),
@@ -367,20 +370,32 @@ def _check_references(record: Record) -> None:
         "module": (len(record.modules), [call.module for call in record.calls]),
     }
     for name, (count, indices) in counts.items():
-        if indices and not (min(indices) >= 0 and max(indices) < count):
-            raise ValueError(f"an entry refers to {name} {max(indices)} of {count}")
+        for index in {min(indices, default=0), max(indices, default=-1)}:
+            if indices and not 0 <= index < count:
+                raise ValueError(f"an entry refers to {name} {index} of {count}")
+    moments = [call.started for call in record.calls]
+    for allocation in record.allocations:
+        moments += [allocation.born, allocation.born if allocation.died is None else allocation.died]
+    if moments and not 0 <= min(moments) <= max(moments) <= len(record.entries):
+        raise ValueError(f"a call or a storage begins or ends outside of the {len(record.entries)} entries")
     for number, call in enumerate(record.calls):
         if call.parent is not None and not 0 <= call.parent < number:
             raise ValueError(f"call {number} names call {call.parent} as its parent")
     for operation in record.operations:
         count = len(operation.inputs)
         refs = [value for value in operation.arguments.values() if isinstance(value, TensorRef)]
-        refs += [
-            v for vs in operation.arguments.values() if isinstance(vs, tuple) for v in vs if isinstance(v, TensorRef)
-        ]
+        refs += [v for vs in operation.arguments.values() if isinstance(vs, tuple) for v in _refs_in(vs)]
         aliases = [output.alias for output in operation.outputs if output.alias is not None]
         if any(not 0 <= index < count for index in [ref.index for ref in refs] + aliases + [*operation.repeated]):
             raise ValueError(f"operation {operation.name} refers to an input that it does not have")
+
+
+def _refs_in(values: tuple[object, ...]) -> Iterator[TensorRef]:
+    for value in values:
+        if isinstance(value, tuple):
+            yield from _refs_in(value)
+        elif isinstance(value, TensorRef):
+            yield value
 
 
 def _operation_to_json(operation: Operation) -> dict[str, Any]:
@@ -397,9 +412,9 @@ def _operation_from_json(data: Mapping[str, Any]) -> Operation:
     return Operation(
         _checked(str, data["name"]),
         {_checked(str, name): _value_from_json(value) for name, value in data["arguments"].items()},
-        tuple(_tensor(*tensor) for tensor in data["inputs"]),
-        tuple(OutputInfo(_tensor(*tensor), _optional(int, alias)) for *tensor, alias in data["outputs"]),
-        tuple(_checked(int, index) for index in data["repeated"]),
+        tuple(_tensor(*tensor) for tensor in _listed(data["inputs"])),
+        tuple(OutputInfo(_tensor(*tensor), _optional(int, alias)) for *tensor, alias in _listed(data["outputs"])),
+        tuple(_checked(int, index) for index in _listed(data["repeated"])),
     )
 
 
@@ -422,10 +437,13 @@ def _value_from_json(value: object) -> object:
             raise ValueError(f"an argument is {value!r}")
         if kind == "tensor":
             return TensorRef(_checked(int, content))
-        return float(content) if kind == "float" else complex(float(content[0]), float(content[1]))
-    if isinstance(value, list):
+        if kind == "float":
+            return float(_checked(str, content))
+        real, imaginary = _listed(content)
+        return complex(float(_checked(str, real)), float(_checked(str, imaginary)))
+    if isinstance(value, (list, tuple)):
         return tuple(_value_from_json(item) for item in value)
-    return value
+    return _checked(int, value) if _is(int, value) else value
 
 
 def _parameter_to_json(p: ParameterInfo) -> list[object]:
@@ -454,9 +472,10 @@ def _tensor(shape: object, stride: object, dtype: object) -> TensorInfo:
 
 
 def _shape(values: object, signed: bool = False) -> Shape:
-    if not isinstance(values, list) or not all(_is(int, value) and (signed or value >= 0) for value in values):
+    sizes = tuple(_checked(int, value) for value in _listed(values))
+    if not signed and (any(size < 0 for size in sizes) or math.prod(sizes) >= LARGEST):
         raise ValueError(f"a shape is {values!r}")
-    return tuple(values)
+    return sizes
 
 
 def _is(kind: type, value: object) -> bool:
@@ -466,16 +485,25 @@ def _is(kind: type, value: object) -> bool:
 def _checked(kind: type[T], value: object) -> T:
     if not _is(kind, value):
         raise ValueError(f"{value!r} stands where a {kind.__name__} belongs")
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise ValueError(f"{value} is more than a ledger holds")
     return value  # type: ignore[return-value]  # narrowed by _is, which also keeps bool apart from int
+
+
+def _listed(value: object) -> Sequence[Any]:
+    """Return a list of the JSON, or the tuple that stands for one before it is written."""
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{value!r} stands where a list belongs")
+    return value
 
 
 def _optional(kind: type[T], value: object) -> T | None:
     return None if value is None else _checked(kind, value)
 
 
-def _number(value: object) -> float:
-    if not (_is(int, value) or _is(float, value)):
-        raise ValueError(f"{value!r} stands where a number belongs")
+def _seconds(value: object) -> float:
+    if not (_is(int, value) or _is(float, value)) or not 0 <= value < math.inf:  # type: ignore[operator]
+        raise ValueError(f"{value!r} stands where seconds belong")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -496,7 +524,9 @@ def _runs(values: list[Any]) -> list[list[Any]]:
     return runs
 
 
-def _unrolled(runs: list[Any]) -> list[Any]:
-    if sum(count for _, count in runs) > 100_000_000:
-        raise ValueError("more entries than a ledger holds")
-    return [_one_of(value, Phase) for value, count in runs for _ in range(_checked(int, count))]
+def _unrolled(runs: Sequence[Any], length: int) -> list[Any]:
+    """Undo `_runs`, for `length` values: a count is checked before anything is made of it."""
+    counts = [_checked(int, count) for _, count in runs]
+    if sum(counts) != length or min(counts, default=1) < 1:
+        raise ValueError(f"phases stand for {sum(counts)} entries of {length}")
+    return [value for value, count in runs for value in [_one_of(value, Phase)] * count]

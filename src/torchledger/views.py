@@ -6,8 +6,8 @@ import functools
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from torchledger.pricing.convention import EXCLUDED, Convention, Price, State
-from torchledger.record import ModuleInfo, Record, RowKey, Shape
+from torchledger.pricing.convention import EXCLUDED, UNKNOWN, Convention, Price, State
+from torchledger.record import ModuleInfo, Operation, Record, RowKey, Shape
 
 
 class AtLeast(int):
@@ -40,6 +40,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     exact: bool = False
     free_rows: frozenset[int] = frozenset()
+    operation_rows: frozenset[int] = frozenset()
 
 
 COUNTS = ("operations", "priced", "free", "excluded", "unknown")
@@ -92,7 +93,14 @@ class _Row:
 
 def prices(record: Record, convention: Convention) -> list[Price]:
     """Price each distinct operation once, in the order of `record.operations`."""
-    return [convention.price(operation) for operation in record.operations]
+    return [_price(operation, convention) for operation in record.operations]
+
+
+def _price(operation: Operation, convention: Convention) -> Price:
+    try:
+        return convention.price(operation)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, AssertionError):
+        return UNKNOWN  # not the arguments that the rule knows: another version's, or a damaged ledger's
 
 
 def totals(
@@ -292,8 +300,8 @@ def _table(
         cells.append({column.name: values[column.name] for column in columns})
     total = totals(record, convention, priced=priced)
     remarks = notes(record, convention, total, priced)
+    # `calls` has no total: rows of free operations, which text leaves out, would be in it.
     total |= {
-        "calls": sum(row.calls for row in rows),
         "seconds_measured": all_seconds,
         "duration_percent": 100.0 if all_seconds else 0.0,
     }
@@ -311,6 +319,7 @@ def _table(
         notes=remarks,
         exact=convention.exact,
         free_rows=free,
+        operation_rows=frozenset(index for index, row in enumerate(rows) if not row.is_module),
     )
 
 

@@ -33,8 +33,7 @@ class Twins:
         known = self._by_tensor.get(id(tensor))
         if known is not None:
             return known[1]
-        with torch.no_grad():
-            twin = self._make(tensor)
+        twin = self._make(tensor)  # under no_grad, as `ready` has it
         self._by_tensor[id(tensor)] = (tensor, twin)  # the tensor is held, so its id stays its own
         return twin
 
@@ -86,12 +85,11 @@ class Copies:
         """Return the stand-in of `tensor`."""
         known = self._by_tensor.get(id(tensor))
         if known is None:
-            with torch.no_grad():
-                plain = tensor.detach()
-                if isinstance(tensor, nn.Parameter):
-                    made: torch.Tensor = _parameter(tensor, plain)
-                else:
-                    made = plain.clone().requires_grad_(tensor.requires_grad and not tensor.grad_fn)
+            plain = tensor.detach()
+            if isinstance(tensor, nn.Parameter):
+                made: torch.Tensor = _parameter(tensor, plain)
+            else:
+                made = plain.clone().requires_grad_(tensor.requires_grad and not tensor.grad_fn)
             known = self._by_tensor[id(tensor)] = (tensor, made)
         return known[1]
 

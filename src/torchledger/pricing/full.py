@@ -14,10 +14,10 @@ FREE_OPERATIONS = frozenset(
         view view_as reshape t transpose permute movedim swapaxes swapdims expand expand_as squeeze unsqueeze select
         slice narrow split split_with_sizes chunk unbind as_strided diagonal unfold view_as_real view_as_complex real
         imag conj _conj _neg_view adjoint mT mH resolve_conj resolve_neg unflatten flatten squeeze_ unsqueeze_ t_
-        transpose_ as_strided_ swapaxes_ swapdims_ resize_ resize_as_ set_ requires_grad_ rename rename_ values indices
-        crow_indices empty empty_like empty_strided empty_permuted new_empty new_empty_strided is_same_size equal_size
-        sym_size sym_stride sym_numel sym_storage_offset record_stream is_pinned _has_compatible_shallow_copy_type
-        _assert_async _assert_scalar _assert_tensor_metadata
+        transpose_ as_strided_ swapaxes_ swapdims_ resize_ resize_as_ set_ requires_grad_ values indices crow_indices
+        empty empty_like empty_strided empty_permuted new_empty new_empty_strided is_same_size sym_size sym_stride
+        sym_numel sym_storage_offset record_stream is_pinned _has_compatible_shallow_copy_type _assert_async
+        _assert_scalar _assert_tensor_metadata sym_constrain_range sym_constrain_range_for_size _linalg_check_errors
         """.split()
 )
 
@@ -25,14 +25,14 @@ FREE_OPERATIONS = frozenset(
 POINTWISE = """
     add sub mul div rsub neg abs sign sgn reciprocal sqrt rsqrt square exp exp2 expm1 log log2 log10 log1p pow
     float_power sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh sigmoid logit erf erfc erfinv lgamma
-    digamma polygamma special_entr special_erfcx special_i0 special_i0e special_i1 special_i1e special_ndtri
-    special_xlog1py special_zeta xlogy logaddexp logaddexp2 hypot fmod remainder floor ceil round trunc frac
-    floor_divide true_divide maximum minimum fmax fmin clamp clamp_min clamp_max clip eq ne lt le gt ge isnan isinf
-    isfinite isposinf isneginf signbit copysign nextafter ldexp heaviside relu relu6 leaky_relu elu celu selu gelu silu
-    mish softplus softshrink hardshrink threshold hardtanh hardswish hardsigmoid log_sigmoid_forward _prelu_kernel
-    prelu rrelu_with_noise where nan_to_num deg2rad rad2deg sinc angle logical_and logical_or logical_xor logical_not
-    bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__
-    __lshift__ __rshift__ ger outer
+    digamma polygamma igamma igammac i0 special_entr special_erfcx special_i0 special_i0e special_i1 special_i1e
+    special_ndtri special_log_ndtr special_xlog1py special_zeta xlogy logaddexp logaddexp2 hypot fmod remainder floor
+    ceil round trunc frac floor_divide true_divide maximum minimum fmax fmin clamp clamp_min clamp_max clip eq ne lt le
+    gt ge isnan isinf isfinite isposinf isneginf signbit copysign nextafter ldexp heaviside relu relu6 leaky_relu elu
+    celu selu gelu silu mish softplus softshrink hardshrink threshold hardtanh hardswish hardsigmoid _prelu_kernel prelu
+    where nan_to_num deg2rad rad2deg sinc angle logical_and logical_or logical_xor logical_not bitwise_and bitwise_or
+    bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__
+    __ilshift__ __irshift__ gcd lcm frexp conj_physical _conj_physical ger outer
     """.split()
 
 # (operations, flops an output element, derivation)
@@ -40,15 +40,17 @@ FUSED_POINTWISE: tuple[tuple[str, int, str], ...] = (
     ("addcmul addcdiv", 3, "product or quotient, times value, plus self"),
     ("lerp", 3, "end - start, times weight, plus start"),
     ("glu", 2, "sigmoid and product"),
+    ("polar", 4, "cosine, sine, and a product each"),
+    ("linalg_cross", 3, "2 products and a difference"),
 )
 
 # (operations, flops an input element, flops a result, derivation)
 REDUCTIONS: tuple[tuple[str, int, int, str], ...] = (
-    ("sum nansum prod amax amin max min argmax argmin nanmedian", 1, -1, "n - 1 a result"),
+    ("sum nansum prod amax amin max min argmax argmin", 1, -1, "n - 1 a result"),
+    ("aminmax", 2, -2, "n - 1 a minimum and n - 1 a maximum"),
     ("mean nanmean", 1, 0, "n - 1 additions and a division"),
     ("var var_mean", 4, 0, "mean n; centre n, square n, sum n - 1, divide 1"),
     ("std std_mean", 4, 1, "variance and a square root"),
-    ("norm linalg_vector_norm", 2, 0, "square n, sum n - 1, root 1"),
     ("logsumexp", 4, 0, "max n - 1, subtract n, exp n, sum n - 1, log and add 2"),
     ("any all count_nonzero", 0, 0, "bool or integer results: no floating-point arithmetic"),
 )
@@ -57,26 +59,42 @@ REDUCTIONS: tuple[tuple[str, int, int, str], ...] = (
 MOVED = """
     cat stack clone contiguous to_copy repeat repeat_interleave flip roll rot90 tril triu tril_ triu_ constant_pad_nd
     reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
-    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col col2im masked_fill masked_fill_
-    diag_embed block_diag one_hot sort topk kthvalue median mode unique _unique2 bucketize searchsorted
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
-    complex polar
+    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col masked_fill masked_fill_ diag_embed
+    block_diag one_hot sort topk kthvalue median nanmedian mode _unique2 unique_consecutive unique_dim bucketize
+    searchsorted isin nonzero nonzero_static masked_select masked_scatter masked_scatter_ diagonal_scatter max_unpool2d
+    max_unpool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d complex equal
     """.split()
 GATHERED = ["embedding", "index", "index_select", "gather", "take", "take_along_dim"]
 SCATTERED = """
-    scatter scatter_ index_put index_put_ index_copy index_copy_ index_fill index_fill_ slice_scatter select_scatter
+    scatter scatter_ index_put index_put_ put put_ index_copy index_copy_ index_fill index_fill_ slice_scatter
+    select_scatter
+    """.split()
+# Added, multiplied or compared into their places.
+ACCUMULATED = """
+    scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_add index_add_ index_reduce index_reduce_
     """.split()
 # Filled from nothing: only written.
 FILLED = """
     zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor arange linspace logspace
     eye tril_indices triu_indices fill fill_ zero zero_ rand randn randint randperm rand_like randn_like randint_like
-    normal_ uniform_ random_ exponential_ geometric_ cauchy_ log_normal_ bernoulli_ hann_window hamming_window
+    normal_ uniform_ random_ exponential_ geometric_ cauchy_ log_normal_ hann_window hamming_window blackman_window
+    bartlett_window kaiser_window fft_fftfreq fft_rfftfreq
     """.split()
+# (operations, flops an element, derivation); the sum or the mean comes on top
+LOSSES: tuple[tuple[str, int, str], ...] = (
+    ("mse_loss", 2, "difference and square"),
+    ("smooth_l1_loss", 6, "difference, absolute value, comparison, square, half, over beta"),
+    ("huber_loss", 5, "difference, absolute value, comparison, square, half"),
+    ("soft_margin_loss", 5, "log(1 + exp(-y x)): product, negation, exp, addition, log"),
+    ("binary_cross_entropy", 8, "-(y log x + (1 - y) log(1 - x)): 2 log, 2 differences, 2 products, sum, negation"),
+    ("binary_cross_entropy_with_logits", 7, "x - x y + log(1 + exp(-x)): product, difference, 5 for the last term"),
+)
 # (operations, flops an output element, derivation)
 INTERPOLATED: tuple[tuple[str, int, str], ...] = (
     ("upsample_linear1d", 3, "2 products and 1 addition"),
-    ("upsample_bilinear2d _upsample_bilinear2d_aa grid_sampler_2d", 7, "4 products and 3 additions"),
-    ("upsample_trilinear3d grid_sampler_3d", 15, "8 products and 7 additions"),
+    ("upsample_bilinear2d _upsample_bilinear2d_aa", 7, "4 products and 3 additions"),
+    ("upsample_trilinear3d", 15, "8 products and 7 additions"),
     ("upsample_bicubic2d _upsample_bicubic2d_aa", 31, "16 products and 15 additions"),
 )
 
@@ -105,7 +123,7 @@ def _table() -> dict[str, r.Rule]:
         "linear": _contraction("2 macs; + 1 an output where there is a bias", r.matrix_macs_linear, bias="bias"),
         "_trilinear": _contraction("2 macs", r.trilinear_macs),
         "_cdist_forward": _rule(
-            "p = 2: 2 macs and a root; else subtract, power and add for each of M, and a root",
+            "p = 2: 2 macs and a root; else M differences and their norm",
             r.cdist_flops,
             r.cdist_macs,
         ),
@@ -129,22 +147,50 @@ def _table() -> dict[str, r.Rule]:
         "log_softmax": _rule(
             "5 n - 1 a row: max n - 1, subtract n, exp n, sum n - 1, log 1, subtract n", r.per_row(5, -1)
         ),
-        "dropout": _rule("2 an element: mask and scale", r.per_output(2), primary=1),
-        "dropout_": _rule("2 an element: mask and scale", r.per_output(2), primary=1),
-        "feature_dropout": _rule("2 an element: mask and scale", r.per_output(2), primary=1),
-        "feature_dropout_": _rule("2 an element: mask and scale", r.per_output(2), primary=1),
-        "cumsum": _rule("n - 1 a row", r.scan),
-        "cumprod": _rule("n - 1 a row", r.scan),
-        "copy_": _rule("moved: reads the source alone", read=r.source_bytes),
-        "bernoulli": _rule("random: reads its probabilities"),
-        "multinomial": _rule("random: reads its probabilities"),
-        "scatter_add": _rule("1 an element of the source", r.scatter_add_flops),
-        "scatter_add_": _rule("1 an element of the source", r.scatter_add_flops),
-        "index_add": _rule("1 an element of the source", r.scatter_add_flops),
-        "index_add_": _rule("1 an element of the source", r.scatter_add_flops),
+        "_pdist_forward": _rule("M differences and their norm", r.pdist_flops),
+        "affine_grid_generator": _contraction("2 macs", r.affine_grid_macs),
+        "_embedding_bag": _rule(
+            "weighted: 2 macs; else n - 1 for a bag of n rows, a mean n",
+            r.embedding_bag_flops,
+            r.embedding_bag_macs,
+            read=r.embedding_bag_bytes,
+            primary=1,
+        ),
+        "_weight_norm_interface": _rule(
+            "3 n + 1 a norm: square n, sum n - 1, root 1, divide 1, multiply n", r.weight_norm_flops, primary=1
+        ),
+        "col2im": _rule("1 an element of the source: added into its place", lambda o: r.first(o).elements),
+        "unfold_backward": _rule("1 an element of the source: added into its place", lambda o: r.first(o).elements),
+        "diagonal_copy": _rule("moved: reads the diagonal", read=r.outputs_bytes),
     }
+    for name in ("embedding_bag", "_embedding_bag_forward_only"):  # without gradients it has another name
+        table[name] = table["_embedding_bag"]
+    for name in ("dropout", "dropout_", "feature_dropout", "feature_dropout_"):
+        table[name] = _rule("2 an element: mask and scale; 0 in eval", r.dropout_flops, primary=1)
+    for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"):
+        table[name] = _rule("n - 1 a row", r.scan)
+    for name in ("norm", "linalg_vector_norm"):
+        table[name] = _rule("square n, sum n - 1, root 1; p = 1, inf: 2 n - 1; other p: 3 n", r.norm_flops)
+    for name in ("_fft_r2c", "_fft_c2c", "_fft_c2r"):
+        table[name] = _rule("5 N log2 N a transform", r.fourier_flops)
+    for name in ("nll_loss_forward", "nll_loss2d_forward"):
+        table[name] = _rule(
+            "1 a target, 2 with weights; then the sum or mean", r.likelihood_flops, read=r.likelihood_bytes, primary=1
+        )
+    for names, amount, text in LOSSES:
+        table[names] = _rule(f"{amount} an element, then the sum or mean: {text}", r.loss(amount))
+    for dimensions, kinds in ((2, "7 linear, 31 cubic"), (3, "15 linear")):
+        table[f"grid_sampler_{dimensions}d"] = _rule(
+            f"{kinds}, 0 nearest an output element: products and additions", r.grid_sampled(dimensions)
+        )
+        table[f"fractional_max_pool{dimensions}d"] = _rule("k - 1 an output", r.pooled(dimensions, 1), primary=1)
+    for name in ("bernoulli", "multinomial", "normal", "poisson", "binomial"):
+        table[name] = _rule("random: reads its probabilities or moments")
+    for name in ("copy", "copy_", "bernoulli_"):
+        table[name] = _rule("written: reads the source or the probabilities alone", read=r.other_inputs_bytes)
     for name in ("mm", "bmm", "_int_mm"):
         table[name] = _contraction("2 macs", r.matrix_macs)
+    table["_grouped_mm"] = _contraction("2 macs; + 1 an output where there is a bias", r.grouped_macs, bias="bias")
     for name in ("addmm", "baddbmm", "addbmm"):
         table[name] = _contraction("2 macs + 1 an output", r.matrix_macs, adds=True)
     for name in ("mv", "dot", "vdot"):
@@ -159,8 +205,9 @@ def _table() -> dict[str, r.Rule]:
             "window - 1 an output", r.adaptive_pooled(dimensions, 1), primary=1
         )
     for name in POINTWISE:
-        primary = 1 if name in ("rrelu_with_noise", "log_sigmoid_forward") else None
-        table[name] = _rule("1 an output element (floating point)", r.per_output(1), primary=primary)
+        table[name] = _rule("1 an output element (floating point)", r.per_output(1))
+    for name in ("rrelu_with_noise", "log_sigmoid_forward"):  # the noise and the buffer are written, not read
+        table[name] = _rule("1 an output element", r.per_output(1), read=r.first_bytes, primary=1)
     for names, amount, text in FUSED_POINTWISE + INTERPOLATED:
         table |= dict.fromkeys(names.split(), _rule(f"{amount} an output element: {text}", r.per_output(amount)))
     for names, amount, constant, text in REDUCTIONS:
@@ -168,11 +215,14 @@ def _table() -> dict[str, r.Rule]:
     table |= dict.fromkeys(MOVED, _rule("moved: 0 flops"))
     table |= dict.fromkeys(GATHERED, _rule("moved: reads indices and output's size", read=r.gathered_bytes))
     scattered = _rule(
-        "moved: reads indices and source, writes as many",
+        "moved: reads indices and source, writes as many; 1 an element where it accumulates",
+        r.accumulated_flops,
         read=r.scattered_read_bytes,
         written=r.scattered_written_bytes,
     )
     table |= dict.fromkeys(SCATTERED, scattered)
+    accumulated = _rule("1 an element of the source; a mean also 1 an output", r.accumulated_flops)
+    table |= dict.fromkeys(ACCUMULATED, accumulated)
     table |= dict.fromkeys(FILLED, _rule("written from nothing", read=r.nothing))
     return table
 
@@ -193,16 +243,17 @@ def price(operation: Operation) -> Price:
     if rule is None:
         return UNKNOWN
     results = operation.outputs if rule.primary is None else operation.outputs[: rule.primary]
-    return Price(
-        State.PRICED,
-        {
+    try:
+        amounts = {
             "macs": rule.macs(operation),
             "flops": rule.flops(operation),
             "bytes_read": rule.bytes_read(operation),
             "bytes_written": rule.bytes_written(operation),
             "activation_bytes": sum(o.tensor.distinct_bytes for o in results if o.alias is None),
-        },
-    )
+        }
+    except (LookupError, TypeError, ValueError, ArithmeticError):
+        return UNKNOWN  # not the arguments that the rule knows: another version's, or a damaged ledger's
+    return Price(State.PRICED, amounts)
 
 
 FULL = Convention(

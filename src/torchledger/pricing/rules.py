@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import cast
 
 from torchledger.record import Operation, TensorInfo, TensorRef
 
@@ -61,6 +63,14 @@ def integers(value: object) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(v for v in value if isinstance(v, int))  # type: ignore[attr-defined]
 
 
+def number(operation: Operation, name: str, default: int = 0) -> int:
+    """Return an argument that is a whole number."""
+    value = operation.arguments.get(name, default)
+    if not isinstance(value, int):
+        raise TypeError(f"{operation.name} has {name}={value!r}")
+    return value
+
+
 def kernel_elements(weight: TensorInfo) -> int:
     """Return the elements of one filter over one channel: the spatial part of a convolution's weight."""
     return math.prod(weight.shape[2:])
@@ -79,15 +89,19 @@ def nothing(operation: Operation) -> int:
     return 0
 
 
-def inputs_bytes(operation: Operation) -> int:
-    """All inputs, the same elements once; a tensor that is only written to (`out=`) is not read."""
-    outs = operation.arguments.get("out")
-    written = outs.index if isinstance(outs, TensorRef) else None
-    return sum(
-        tensor.distinct_bytes
-        for index, tensor in enumerate(operation.inputs)
-        if index != written and index not in operation.repeated
-    )
+def written_to(operation: Operation) -> frozenset[int]:
+    """The inputs that are only written to (`out=`): they stand last, and the operation returns them."""
+    if operation.name.endswith("_"):
+        return frozenset()
+    first_out = max(len(operation.inputs) - len(operation.outputs), 1)
+    aliases = (output.alias for output in operation.outputs)
+    return frozenset(alias for alias in aliases if alias is not None and alias >= first_out)
+
+
+def inputs_bytes(operation: Operation, skipped: frozenset[int] = frozenset()) -> int:
+    """All inputs (but those `skipped`), the same elements once; a tensor that is only written to is not read."""
+    apart = skipped | written_to(operation) | set(operation.repeated)
+    return sum(tensor.distinct_bytes for index, tensor in enumerate(operation.inputs) if index not in apart)
 
 
 def outputs_bytes(operation: Operation) -> int:
@@ -98,38 +112,71 @@ def output_bytes(operation: Operation) -> int:
     return out(operation).distinct_bytes
 
 
-def source_bytes(operation: Operation) -> int:
-    """`copy_` and its kin read their source alone."""
-    return need(operation, "src", "source").distinct_bytes
+def first_bytes(operation: Operation) -> int:
+    return first(operation).distinct_bytes
 
 
 def other_inputs_bytes(operation: Operation) -> int:
-    """All inputs but the one written to."""
-    return sum(tensor.distinct_bytes for tensor in operation.inputs[1:])
+    """All inputs but self, which is written to: the value of a fill, the source of a copy."""
+    written = written_to(operation)
+    return sum(t.distinct_bytes for index, t in enumerate(operation.inputs) if index and index not in written)
+
+
+def index_tensors(operation: Operation) -> tuple[TensorInfo, ...]:
+    """The tensors of an operation's `index` or `indices`, the same one once."""
+    given = operation.arguments.get("index", operation.arguments.get("indices"))
+    listed = given if isinstance(given, tuple) else (given,)
+    return tuple(
+        operation.inputs[value.index]
+        for value in listed
+        if isinstance(value, TensorRef) and value.index not in operation.repeated
+    )
 
 
 def gathered_bytes(operation: Operation) -> int:
     """Indices, and as many elements of the source as come out."""
-    given = operation.tensor("index") or operation.tensor("indices")
-    indices = (given,) if given is not None else operation.tensors("indices")
-    return sum(tensor.distinct_bytes for tensor in indices) + output_bytes(operation)
+    return sum(tensor.distinct_bytes for tensor in index_tensors(operation)) + output_bytes(operation)
 
 
 def scattered_read_bytes(operation: Operation) -> int:
     """Indices and source; a copy that is made first (no trailing underscore) reads all of self too."""
-    others = sum(tensor.distinct_bytes for tensor in operation.inputs[1:])
+    others = inputs_bytes(operation, skipped=frozenset({0}))
     return others if operation.name.endswith("_") else others + first(operation).distinct_bytes
+
+
+def scattered_elements(operation: Operation) -> int:
+    """Elements that are written through an index; all of self where a mask says which, as far as shapes tell."""
+    x, index = first(operation), operation.tensor("index")
+    source = operation.tensor("source")
+    if index is None:
+        return min(_indexed_elements(operation, x), x.elements) if "indices" in operation.arguments else x.elements
+    if "put" in operation.name or "scatter" in operation.name:
+        return index.elements  # a larger source is read as far as the index goes
+    if source is not None:
+        return source.elements
+    return index.elements * (x.elements // max(row_length(operation), 1))
+
+
+def _indexed_elements(operation: Operation, x: TensorInfo) -> int:
+    """The elements of `x[indices]`: what the indices broadcast to, by the dimensions that none of them takes."""
+    indices = cast(tuple[object, ...], operation.arguments["indices"])
+    chosen = {dim: operation.inputs[value.index] for dim, value in enumerate(indices) if isinstance(value, TensorRef)}
+    if any(index.dtype in ("bool", "uint8") for index in chosen.values()):
+        return x.elements
+    rest = math.prod(size for dim, size in enumerate(x.shape) if dim not in chosen)
+    return math.prod(broadcast(*(index.shape for index in chosen.values()))) * rest
+
+
+def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape that `shapes` broadcast to."""
+    reversed_sizes = zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
+    return tuple(0 if 0 in sizes else max(sizes) for sizes in reversed_sizes)[::-1]
 
 
 def scattered_written_bytes(operation: Operation) -> int:
     if not operation.name.endswith("_"):
         return output_bytes(operation)
-    source = operation.tensor("src") or operation.tensor("source") or operation.tensor("values")
-    index = operation.tensor("index")
-    elements = (
-        source.elements if source is not None else index.elements if index is not None else out(operation).elements
-    )
-    return min(elements * out(operation).item_size, output_bytes(operation))
+    return min(scattered_elements(operation) * out(operation).item_size, output_bytes(operation))
 
 
 def batch_norm_written_bytes(operation: Operation) -> int:
@@ -165,15 +212,14 @@ def vector_macs(operation: Operation) -> int:
 def attention_macs(operation: Operation) -> int:
     """Q K^T and P V over the full square: rows L, columns S, widths E and Ev, for each head of each sample."""
     query, key, value = need(operation, "query"), need(operation, "key"), need(operation, "value")
-    scores = math.prod(query.shape[:-1]) * key.shape[-2]
+    scores = math.prod(out(operation).shape[:-1]) * key.shape[-2]  # the output's: heads and samples may broadcast
     return scores * (query.shape[-1] + value.shape[-1])
 
 
 def attention_flops(operation: Operation) -> int:
     """2 macs, one for the scale and 5 S - 2 a row for softmax; one for the mask, two for dropout, an element of it."""
-    query, key = need(operation, "query"), need(operation, "key")
-    rows, columns = math.prod(query.shape[:-1]), key.shape[-2]
-    masked = operation.tensor("attn_mask") is not None
+    rows, columns = math.prod(out(operation).shape[:-1]), need(operation, "key").shape[-2]
+    masked = operation.tensor("attn_mask") is not None or operation.tensor("attn_bias") is not None
     dropped = bool(operation.arguments.get("dropout_p"))
     extra = 1 + masked + 2 * dropped
     return 2 * attention_macs(operation) + rows * columns * extra + rows * max(5 * columns - 2, 0)
@@ -199,6 +245,44 @@ def matrix_macs_linear(operation: Operation) -> int:
     return need(operation, "input").elements * need(operation, "weight").shape[0]
 
 
+def grouped_macs(operation: Operation) -> int:
+    """Rows that belong to one matrix each, (n, k) by (g, k, m): n k m; or columns split into groups, n k m in all."""
+    left, right = first(operation), operation.inputs[1]
+    if len(left.shape) == len(right.shape) == 2:
+        return left.elements * right.shape[-1]
+    return out(operation).elements * left.shape[-1]
+
+
+def affine_grid_macs(operation: Operation) -> int:
+    """Each coordinate is a row of theta (one longer than the coordinates are many) by a point of the grid."""
+    return out(operation).elements * first(operation).shape[-1]
+
+
+def embedding_bag_elements(operation: Operation) -> int:
+    """Elements of the rows that the bags add up."""
+    return need(operation, "indices").elements * need(operation, "weight").shape[-1]
+
+
+def embedding_bag_macs(operation: Operation) -> int:
+    """Weighted bags multiply each row by its weight and add it."""
+    return embedding_bag_elements(operation) if operation.tensor("per_sample_weights") is not None else 0
+
+
+def embedding_bag_flops(operation: Operation) -> int:
+    """Weighted: 2 macs. Else n - 1 additions or comparisons for a bag of n rows, and a division for a mean."""
+    if operation.tensor("per_sample_weights") is not None:
+        return 2 * embedding_bag_macs(operation)
+    is_mean = operation.arguments.get("mode") == 1
+    return max(embedding_bag_elements(operation) - (0 if is_mean else out(operation).elements), 0)
+
+
+def embedding_bag_bytes(operation: Operation) -> int:
+    """Indices, offsets and weights, and a row of the table for each index."""
+    table = need(operation, "weight")
+    others = inputs_bytes(operation, skipped=frozenset({0}))
+    return others + embedding_bag_elements(operation) * table.item_size
+
+
 def cdist_macs(operation: Operation) -> int:
     """Euclidean distances of P and R points in M dimensions: P R M; other norms contract nothing."""
     return euclidean_macs(operation) if operation.arguments.get("p") == 2 else 0
@@ -210,15 +294,58 @@ def euclidean_macs(operation: Operation) -> int:
 
 
 def cdist_flops(operation: Operation) -> int:
-    """p = 2: 2 macs and a root an output. Else subtract, power and add for each of M dimensions, and a root."""
-    products = (2 if operation.arguments.get("p") == 2 else 3) * euclidean_macs(operation)
-    return products + out(operation).elements
+    """p = 2: 2 macs and a root an output. Else M subtractions and the norm of M differences."""
+    if operation.arguments.get("p") == 2:
+        return 2 * euclidean_macs(operation) + out(operation).elements
+    return distance_flops(out(operation).elements, need(operation, "x1").shape[-1], operation.arguments.get("p"))
 
 
-def scatter_add_flops(operation: Operation) -> int:
-    """One addition for each element of the source."""
-    source = need(operation, "src", "source")
-    return source.elements if source.is_floating else 0
+def pdist_flops(operation: Operation) -> int:
+    """As `cdist`, without the product that needs two sets of points: M subtractions and a norm a pair."""
+    return distance_flops(out(operation).elements, first(operation).shape[-1], operation.arguments.get("p"))
+
+
+def distance_flops(pairs: int, length: int, order: object) -> int:
+    amount, per_result = norm_amounts(order)
+    return max(pairs * ((amount + 1) * length + per_result), 0)
+
+
+def norm_amounts(order: object) -> tuple[int, int]:
+    """Return flops an element and flops a result of a norm of some order.
+
+    2: square n, sum n - 1, root 1. 1, 0, inf: absolute value or comparison n, sum or maximum n - 1. Any other p:
+    absolute value n, power n, sum n - 1, root 1.
+    """
+    if order in (0, 1, math.inf, -math.inf):
+        return 2, -1
+    return (2, 0) if order in (None, 2) else (3, 0)
+
+
+def norm_flops(operation: Operation) -> int:
+    amount, per_result = norm_amounts(operation.arguments.get("ord", operation.arguments.get("p")))
+    return reduction(amount, per_result)(operation)
+
+
+def weight_norm_flops(operation: Operation) -> int:
+    """g v / |v|: square n, sum n - 1, root 1, divide g 1, multiply n: 3 n + 1 a norm."""
+    return 3 * first(operation).elements + need(operation, "g").elements
+
+
+def accumulated_flops(operation: Operation) -> int:
+    """One operation for each element that is added, multiplied or compared into its place; a plain write has none."""
+    is_combined = operation.arguments.get("accumulate") or operation.arguments.get("reduce") is not None
+    adds = "add" in operation.name or is_combined
+    if not adds or not first(operation).is_floating:
+        return 0
+    divisions = out(operation).elements if operation.arguments.get("reduce") == "mean" else 0
+    return scattered_elements(operation) + divisions
+
+
+def fourier_flops(operation: Operation) -> int:
+    """5 N log2 N for each transform of N points; N counts the real side of a real transform."""
+    points = out(operation) if operation.name == "_fft_c2r" else first(operation)
+    length = math.prod(points.shape[dim] for dim in integers(operation.arguments["dim"]))
+    return round(5 * points.elements * math.log2(length)) if length else 0
 
 
 def doubled(macs: Formula) -> Formula:
@@ -255,7 +382,7 @@ def reduction(amount: int, per_result: int) -> Formula:
 
     def flops(operation: Operation) -> int:
         x = first(operation)
-        if not x.is_floating or not x.elements:
+        if not is_arithmetic(operation) or not x.elements:
             return 0
         return amount * x.elements + per_result * out(operation).elements
 
@@ -267,7 +394,7 @@ def scan(operation: Operation) -> int:
     x = first(operation)
     dim = operation.arguments.get("dim")
     length = x.shape[dim] if isinstance(dim, int) and x.shape else 1
-    return x.elements - x.elements // length if x.is_floating and length else 0
+    return x.elements - x.elements // length if is_arithmetic(operation) and length else 0
 
 
 def row_length(operation: Operation) -> int:
@@ -284,6 +411,44 @@ def per_row(amount: int, constant: int) -> Formula:
         return max(amount * elements + constant * (elements // length), 0) if length else 0
 
     return flops
+
+
+# --- dropout and losses --------------------------------------------------------------------------------------------
+
+
+def dropout_flops(operation: Operation) -> int:
+    """2 an element, mask and scale; a kernel that is told that it does not train does neither."""
+    return 0 if operation.arguments.get("train") is False else per_output(2)(operation)
+
+
+def loss(amount: int) -> Formula:
+    """Return `amount` an element, 1 for its weight, 4 for a weight of the positive ones ((w - 1) y + 1, times that
+    term); then a sum (n - 1) or a mean (n)."""
+
+    def flops(operation: Operation) -> int:
+        elements = first(operation).elements
+        weights = (operation.tensor("weight") is not None) + 4 * (operation.tensor("pos_weight") is not None)
+        return elements * (amount + weights) + _loss_reduction(operation, elements)
+
+    return flops
+
+
+def likelihood_flops(operation: Operation) -> int:
+    """Negate what each target picks, and weigh it; a weighted mean divides by the sum of the weights, n - 1 more."""
+    targets, weighs = need(operation, "target").elements, operation.tensor("weight") is not None
+    sums = max(targets - 1, 0) if weighs and operation.arguments.get("reduction") == 1 else 0
+    return targets * (1 + weighs) + _loss_reduction(operation, targets) + sums
+
+
+def likelihood_bytes(operation: Operation) -> int:
+    """Targets, the element that each picks, and the weights."""
+    target, weight = need(operation, "target"), operation.tensor("weight")
+    picked = target.elements * first(operation).item_size
+    return target.distinct_bytes + picked + (weight.distinct_bytes if weight is not None else 0)
+
+
+def _loss_reduction(operation: Operation, elements: int) -> int:
+    return (0, elements, max(elements - 1, 0))[number(operation, "reduction", 1)]  # none, mean, sum
 
 
 # --- normalisation -------------------------------------------------------------------------------------------------
@@ -315,9 +480,8 @@ def layer_norm_flops(operation: Operation) -> int:
 
 def group_norm_flops(operation: Operation) -> int:
     """As LayerNorm, over each group of channels of each sample."""
-    samples, groups = operation.arguments["N"], operation.arguments["group"]
-    assert isinstance(samples, int) and isinstance(groups, int)
-    return normalised(operation, first(operation).elements, samples * groups, statistics=4, constant=2)
+    groups = number(operation, "N") * number(operation, "group")
+    return normalised(operation, first(operation).elements, groups, statistics=4, constant=2)
 
 
 def rms_norm_flops(operation: Operation) -> int:
@@ -343,5 +507,15 @@ def adaptive_pooled(dimensions: int, additions_apart: int) -> Formula:
         sizes = zip(x.shape[-dimensions:], result.shape[-dimensions:], strict=True)
         windows = math.prod(sum(-(-(i + 1) * n // m) - i * n // m for i in range(m)) for n, m in sizes)
         return math.prod(result.shape[:-dimensions]) * windows - result.elements * additions_apart
+
+    return flops
+
+
+def grid_sampled(dimensions: int) -> Formula:
+    """Return the sum of 2^d (linear) or 4^d (cubic) weighted neighbours of each output element; nearest: none."""
+
+    def flops(operation: Operation) -> int:
+        neighbours = (2**dimensions, 0, 4**dimensions)[number(operation, "interpolation_mode")]
+        return out(operation).elements * max(2 * neighbours - 1, 0)
 
     return flops

@@ -2,7 +2,7 @@
 
 torchstat prices module classes; here the operation that the class runs carries the same formula, so a formula's
 numbers are torchstat's wherever torchstat has one (2-d convolutions, batch norms and pools, ReLU and its kin, Linear,
-Softmax, Upsample). Its "MAdd" counts multiplications and additions apart, its "Flops" counts
+Bilinear, Softmax, Upsample). Its "MAdd" counts multiplications and additions apart, its "Flops" counts
 multiply-accumulates of contractions, one per element elsewhere.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from torchledger.pricing.convention import EXCLUDED, FREE, UNKNOWN, Convention, Price, Quantity, State
 from torchledger.pricing.full import price as full_price
-from torchledger.pricing.rules import kernel_elements, window
+from torchledger.pricing.rules import kernel_elements, number, window
 from torchledger.record import ModuleCall, Operation, TensorInfo
 
 Amounts = dict[str, int]
@@ -45,9 +45,7 @@ def _convolution(operation: Operation) -> Amounts | None:
     x, weight, bias, out = _first(operation), operation.tensor("weight"), operation.tensor("bias"), _out(operation)
     if weight is None or len(weight.shape) != 4 or len(x.shape) != 4:
         return None
-    groups = operation.arguments["groups"]
-    assert isinstance(groups, int)
-    multiplications = kernel_elements(weight) * (x.shape[1] // groups)  # of one output element
+    multiplications = kernel_elements(weight) * (x.shape[1] // number(operation, "groups", 1))  # of one output element
     additions = multiplications - 1 + (bias is not None)
     if operation.arguments.get("transposed"):
         # torchstat knows its MAdd alone, counted at the input's size.
@@ -78,6 +76,13 @@ def _linear(operation: Operation) -> Amounts | None:
         rows * outputs,
         x.item_size,
     )
+
+
+def _bilinear(operation: Operation) -> Amounts | None:
+    x, (outputs, left, right) = _first(operation), operation.inputs[1].shape
+    multiplications = left * right + right  # x W, then times y
+    madd = math.prod(x.shape[:-1]) * outputs * (2 * multiplications - 1)
+    return _amounts(madd, None, None, None, x.item_size)
 
 
 def _batch_norm(operation: Operation) -> Amounts | None:
@@ -133,6 +138,7 @@ RULES: Mapping[str, Callable[[Operation], Amounts | None]] = {
     "convolution": _convolution,
     "addmm": _linear,
     "mm": _linear,
+    "_trilinear": _bilinear,
     "batch_norm": _batch_norm,
     "max_pool2d": _pool(1),
     "avg_pool2d": _pool(0),
@@ -142,16 +148,22 @@ RULES: Mapping[str, Callable[[Operation], Amounts | None]] = {
     "leaky_relu": _elementwise(madd=False),
     "_prelu_kernel": _prelu,
     "softmax": _softmax,
-    "upsample_nearest2d": _upsample,
-    "upsample_bilinear2d": _upsample,
-    "upsample_bicubic2d": _upsample,
+    **dict.fromkeys(
+        (f"{kind}{d}d" for kind in ("upsample_nearest", "_upsample_nearest_exact") for d in (1, 2, 3)), _upsample
+    ),
+    **dict.fromkeys(
+        ("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d"), _upsample
+    ),
 }
 
 
 def price(operation: Operation) -> Price:
     """Price one operation of a leaf module as torchstat 0.0.7 prices the module."""
     rule = RULES.get(operation.name) or RULES.get(operation.name.removesuffix("_"))
-    amounts = rule(operation) if rule else None
+    try:
+        amounts = rule(operation) if rule else None
+    except (LookupError, TypeError, ValueError, ArithmeticError):
+        return UNKNOWN  # not the arguments that the rule knows: another version's, or a damaged ledger's
     if amounts is not None:
         return Price(State.PRICED, amounts)
     ours = full_price(operation).state

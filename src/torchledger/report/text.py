@@ -33,8 +33,14 @@ def to_text(table: Table, width: int | None, color: bool = False) -> str:
     columns = shown_columns(table, rows)
     grid = {column: [cell_text(table, column, row.get(column.name)) for row in rows] for column in columns}
     totals = {c: cell_text(table, c, table.total.get(c.name, ""), total=True) for c in columns}
-    natural = {c: max(map(cell_len, [heading(c), totals[c], *grid[c]])) for c in columns}
-    widths = natural if width is None else _fit(natural, width)
+    widths = _widths(grid, totals, width)
+    kind, name = (next((c for c in columns if c.name == wanted), None) for wanted in ("kind", "module"))
+    if kind is not None and name is not None and kind not in widths:
+        # An operation outside of a leaf module is told from its module, and from others there, by its kind alone.
+        for place, index in enumerate(_shown_indices(table)):
+            if index in table.operation_rows:
+                grid[name][place] += f" {grid[kind][place]}"
+        widths = _widths({c: cells for c, cells in grid.items() if c is not kind}, totals, width)
     missing = [printable(column.title) for column in columns if column not in widths]
     if missing:
         notes.append(f"not shown at this width: {', '.join(missing)} (--width or --format csv shows all)")
@@ -81,9 +87,13 @@ def to_text(table: Table, width: int | None, color: bool = False) -> str:
 
 def shown_rows(table: Table) -> tuple[list[dict[str, Cell]], list[str]]:
     """Return the rows that are not free by rule, and the note that counts the others."""
-    rows = [row for index, row in enumerate(table.rows) if index not in table.free_rows]
+    rows = [table.rows[index] for index in _shown_indices(table)]
     hidden = len(table.rows) - len(rows)
     return rows, [f"{hidden} row{'s' * (hidden != 1)} of free operations not shown"] if hidden else []
+
+
+def _shown_indices(table: Table) -> list[int]:
+    return [index for index in range(len(table.rows)) if index not in table.free_rows]
 
 
 def shown_columns(table: Table, rows: list[dict[str, Cell]]) -> list[Column]:
@@ -172,6 +182,12 @@ def _seconds(value: float) -> str:
 
 def _span(widths: dict[Column, int]) -> int:
     return sum(widths.values()) + GAP * (len(widths) - 1)
+
+
+def _widths(grid: dict[Column, list[str]], totals: dict[Column, str], width: int | None) -> dict[Column, int]:
+    """Return the columns that are shown, and how wide each is."""
+    natural = {c: max(map(cell_len, [heading(c), totals[c], *cells])) for c, cells in grid.items()}
+    return natural if width is None else _fit(natural, width)
 
 
 def _fit(natural: dict[Column, int], width: int) -> dict[Column, int]:

@@ -1,0 +1,81 @@
+"""Write what README and docs say in figures: `make docs`. The tests compare all but the timings."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from torchledger.pricing import CONVENTIONS, FULL, TORCHSTAT, full, torchstat
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def filled(text: str, kind: str, name: str, content: str) -> str:
+    """Return `text` with `content` between `<!-- kind: name -->` and `<!-- end -->`."""
+    pattern = re.compile(rf"(<!-- {kind}: {re.escape(name)} -->)(.*?)(<!-- end -->)", re.DOTALL)
+    assert pattern.search(text), f"no <!-- {kind}: {name} -->"
+    return pattern.sub(lambda match: match[1] + content + match[3], text)
+
+
+def readme(text: str) -> str:
+    """Return README.md with the tables as the tests have them."""
+    for path in sorted(GOLDEN.glob("alexnet_*_80.txt")):
+        text = filled(text, "table", path.name, f"\n\n```text\n{path.read_text(encoding='utf-8')}```\n\n")
+    return text
+
+
+def benchmarks(text: str) -> str:
+    """Return README.md with ratios measured now."""
+    run = subprocess.run([sys.executable, "benchmarks/trace.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    first, _, *rows, _ = run.stdout.splitlines()
+    lines = ["| model | forward on meta | cold (empty memo) | warm |", "| --- | ---: | ---: | ---: |"]
+    for row in rows:
+        name, milliseconds, unit, cold, warm, *_ = row.split()
+        lines.append(f"| {name} | {milliseconds} {unit} | {cold} | {warm} |")
+    text = filled(text, "bench", "date", first.removesuffix(", one thread"))
+    return filled(text, "bench", "table", "\n" + "\n".join(lines) + "\n")
+
+
+def conventions() -> str:
+    """Return docs/conventions.md: every rule of every convention."""
+    lines = [
+        "# Conventions",
+        "",
+        "Made by `make docs` from the rules in `src/torchledger/pricing`. An operation has its ATen name without",
+        "overload, or the one name that stands for all that devices run in its place (`batch_norm`,",
+        "`scaled_dot_product_attention`); in place (`relu_`) it is priced as the plain form. n is the number of",
+        "elements that a row or a result is made of.",
+    ]
+    for convention in CONVENTIONS.values():
+        lines += ["", f"## {convention.name}", "", f"{convention.summary[0].upper()}{convention.summary[1:]}.", ""]
+        lines += ["| column | unit | what it counts |", "| --- | --- | --- |"]
+        for quantity in (*convention.of_calls, *convention.quantities):
+            lines.append(f"| `{quantity.name}` | {quantity.unit} | {quantity.meaning} |")
+        if convention is FULL:
+            lines += ["", "| operation | flops |", "| --- | --- |"]
+            by_text: dict[str, list[str]] = {}
+            for name, rule in full.RULES.items():
+                by_text.setdefault(rule.text, []).append(name)
+            lines += [
+                f"| {', '.join(f'`{name}`' for name in sorted(names))} | {text} |" for text, names in by_text.items()
+            ]
+            lines += ["", "Free: " + ", ".join(f"`{name}`" for name in sorted(full.FREE_OPERATIONS)) + "."]
+        if convention is TORCHSTAT:
+            priced = ", ".join(f"`{name}`" for name in sorted(torchstat.RULES))
+            lines += ["", f"Counted: {priced}; in leaf modules, with the 4 dimensions that torchstat knows.", ""]
+            lines += ["All other priced operations are outside of it."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write README.md and docs/conventions.md."""
+    (ROOT / "docs" / "conventions.md").write_text(conventions(), encoding="utf-8")
+    path = ROOT / "README.md"
+    path.write_text(benchmarks(readme(path.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""README and docs say what the program does: tables are current, examples run, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_conventions_page_is_current() -> None:
+    assert (ROOT / "docs" / "conventions.md").read_text(encoding="utf-8") == generator().conventions()
+
+
+def test_tables_of_the_readme_are_the_golden_ones() -> None:
+    assert generator().readme(README) == README
+    assert "features.0    64x55x55          23,296    140,553,600   70,470,400      695,296" in README
+
+
+def test_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    # 30 x 30 x 8 outputs of 3 x 3 x 3, and 7200 by 10, for each of 8 samples
+    assert f"{8 * (30 * 30 * 8 * 27 + 7200 * 10)} {{}} []" in printed
+
+
+def test_commands_of_the_readme_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torchledger.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    (tmp_path / "package").mkdir()
+    net = "from torch import nn\ndef Net(num_classes=3):\n"
+    net += "    return nn.Sequential(nn.Flatten(), nn.Linear(150528, num_classes))\n"
+    (tmp_path / "path" / "to" / "file.py").write_text(net)
+    ids = "from torch import nn\nclass build(nn.Embedding):\n    def __init__(self): super().__init__(9, 4)\n"
+    ids += "    def forward(self, ids): return super().forward(ids)\n"
+    (tmp_path / "package" / "module.py").write_text(ids)
+    commands = re.findall(r"^    (?:\$ )?torchledger (stat .*?)(?: +#.*)?$", README, re.MULTILINE)
+    assert len(commands) == 8
+    for command in commands:
+        with pytest.raises(SystemExit) as done:
+            main(command.split())
+        assert not done.value.code, (command, capsys.readouterr().err)
+
+
+def test_error_of_the_readme_is_the_real_one() -> None:
+    from torch import nn
+
+    from torchledger import ForwardError, analyze
+    from torchledger.models.article import AlexNet
+
+    alexnet, model = AlexNet(10), nn.Sequential()
+    for name, module in (("features", alexnet.features), ("flat", nn.Flatten()), ("classifier", alexnet.classifier)):
+        model.add_module(name, module)
+    with pytest.raises(ForwardError) as caught:
+        analyze(model, (3, 192, 192))
+    assert f"    {caught.value}\n" in README
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/conventions.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (ROOT / name).parent.joinpath(target).exists(), target

@@ -1,0 +1,62 @@
+"""The public surface: these names and signatures, and no others, without work at import."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import torchledger
+from torchledger import Ledger, Table, analyze, stat
+
+MODEL_ARGUMENTS = ["kwargs", "batch", "mode", "input_dtype", "model_dtype"]
+
+
+def test_names() -> None:
+    assert sorted(torchledger.__all__) == dir(torchledger)
+    assert set(torchledger.__all__) == {
+        "ForwardError", "Ledger", "Table", "UserError", "__version__", "analyze", "stat"
+    }  # fmt: skip
+    assert torchledger.__version__ == "0.1.0"
+
+
+def test_signatures() -> None:
+    assert list(inspect.signature(analyze).parameters) == ["model", "inputs", *MODEL_ARGUMENTS]
+    assert list(inspect.signature(stat).parameters) == ["model", "inputs", "convention", "measure", *MODEL_ARGUMENTS]
+
+
+def test_methods() -> None:
+    def public(owner: type) -> set[str]:
+        return {name for cls in owner.__mro__[:-1] for name in vars(cls) if not name.startswith("_")}
+
+    assert public(Ledger) == {
+        "assumptions", "by_layer", "by_module", "by_operation", "totals", "unknown",
+        "from_json", "load", "save", "to_json",
+    }  # fmt: skip
+    assert public(Table) >= {"to_text", "to_csv", "to_markdown", "to_json"}
+
+
+def test_every_public_name_says_what_it_does() -> None:
+    for name in torchledger.__all__:
+        value = getattr(torchledger, name)
+        if name != "__version__":
+            assert value.__doc__
+            for method, function in vars(value).items() if inspect.isclass(value) else ():
+                assert method.startswith("_") or not callable(function) or function.__doc__, (name, method)
+
+
+def test_import_does_no_work() -> None:
+    code = (
+        "import sys, torchledger, torchledger.cli; print([m for m in ('torch', 'rich', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() in ("[]", "['rich']")  # typer draws its help with rich
+
+
+def test_unknown_name() -> None:
+    try:
+        torchledger.nonsense  # noqa: B018
+    except AttributeError as error:
+        assert "no attribute 'nonsense'" in str(error)
+    else:
+        raise AssertionError

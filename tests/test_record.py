@@ -1,0 +1,468 @@
+"""The JSON of a record: there and back without a change, and one clear line for whatever is no record."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from torchledger import Ledger, UserError, analyze
+from torchledger.record import (
+    ITEM_SIZES,
+    SCHEMA,
+    Allocation,
+    Entry,
+    Measured,
+    Measurement,
+    ModuleCall,
+    ModuleInfo,
+    Operation,
+    OutputInfo,
+    ParameterInfo,
+    Phase,
+    Record,
+    StorageKind,
+    TensorInfo,
+    TensorRef,
+    read_record,
+)
+
+
+class Branching(nn.Module):
+    """A buffer, a shared module, views, a list of tensors and arguments that are no plain JSON."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 2, 3)
+        self.norm = nn.BatchNorm2d(2)
+        self.head = nn.Linear(4, 3)
+        self.same_head = self.head
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        x = self.norm(self.convolution(x)).flatten(2).transpose(1, 2)
+        x = torch.cat([x, x], dim=1).flatten(1)[:, :4]
+        x = x.clamp(float("-inf"), float("inf")).masked_fill(x > 0, float("nan"))
+        return self.head(x), {"second": self.same_head(x[None])}
+
+
+class Short(nn.Module):
+    """As few values as show every field: an operation on a list, one on an infinity, a parameter and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2))
+        self.inner = nn.Identity()
+        self.register_buffer("shift", torch.ones(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(torch.cat([x * self.scale, x], dim=1)).clamp(float("-inf"))
+
+
+class Spectral(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.fft.rfft(x) * complex(1.5, float("inf"))
+
+
+SMALL = {
+    "leaf": (nn.Linear(4, 3), (4,)),
+    "nested": (nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Flatten(), nn.Linear(64, 2)), (3, 6, 6)),
+    "attention": (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (5, 8)),
+    "empty": (nn.Identity(), (4,)),
+    "branching": (Branching(), (1, 4, 4)),
+    "short": (Short(), (2,)),
+    "spectral": (Spectral(), (8,)),
+}
+
+
+def captured(name: str = "branching") -> Record:
+    model, size = SMALL[name]
+    return analyze(model, size).record
+
+
+def filled(name: str = "branching") -> Record:
+    """Return a captured record with all that a forward alone does not fill in."""
+    record = captured(name)
+    # Three runs of phases.
+    third = len(record.entries) // 3
+    for entry in record.entries[third:]:
+        entry.phase = "backward"
+    record.entries[-1].phase = "optimizer"
+    record.measurement = Measurement([Measured("head", "", 0, 0.25), Measured("", "cat", 1, 1e-9)], 0.5, 7, "CPU")
+    record.error = "head: Linear expects 4 features, got 5"
+    record.assumptions = ["autocast was on"]
+    record.parameters.append(ParameterInfo("tied", "head", (3, 4), "bfloat16", False, "head.weight"))
+    return record
+
+
+def again(record: Record) -> Record:
+    return Record.from_json(json.loads(json.dumps(record.to_json())))
+
+
+def is_one_line(error: pytest.ExceptionInfo[UserError]) -> bool:
+    """Whether the message is a line that a terminal can take: damaged values are quoted in part."""
+    return "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+# ---- there and back
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_round_trip_of_captured_records(name: str) -> None:
+    record = captured(name)
+    # repr tells tuples from lists and 1 from True, and takes a nan for another one.
+    assert repr(again(record)) == repr(record)
+    if name not in ("branching", "spectral"):  # a nan equals nothing, not even itself
+        assert again(record) == record
+
+
+def test_round_trip_of_phases_measurement_and_error() -> None:
+    record = filled()
+    assert repr(again(record)) == repr(record)
+    assert {entry.phase for entry in again(record).entries} == set(get_args(Phase))
+
+
+def test_from_json_is_the_inverse_of_to_json_without_text_between() -> None:
+    record = filled()
+    assert repr(Record.from_json(record.to_json())) == repr(record)
+    assert repr(Ledger.from_json(Ledger(record).to_json()).record) == repr(record)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        0,
+        -3,
+        2**63,
+        0.1,
+        1e300,
+        -0.0,
+        float("inf"),
+        float("-inf"),
+        float("nan"),
+        complex(1, -2),
+        complex(float("nan"), float("-inf")),
+        "",
+        "float32",
+        'quoted " \\ \x00 \u2028 é漢',
+        (),
+        ((),),
+        (1, (2.5, (None, (True, float("nan")))), TensorRef(0)),
+        (TensorRef(1), TensorRef(0), None),
+        ((TensorRef(1),), "x"),
+    ],
+    ids=repr,
+)
+def test_round_trip_of_arguments(value: object) -> None:
+    record = captured("leaf")
+    info = TensorInfo((2, 3), (3, 1), "float32")
+    record.operations[0] = Operation("add", {"value": value, "other": TensorRef(1)}, (info, info), (OutputInfo(info),))
+    read = again(record).operations[0].arguments["value"]
+    assert (type(read), repr(read)) == (type(value), repr(value))
+
+
+WORDS = st.text(max_size=6)
+COUNT = st.integers(0, 2**40)
+SHAPES = st.lists(st.integers(0, 300), max_size=4).map(tuple)
+DTYPES = st.sampled_from(sorted(ITEM_SIZES))
+SECONDS = st.floats(0, 1e6)
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats() | st.complex_numbers() | WORDS
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> TensorInfo:
+    shape = draw(SHAPES)
+    stride = draw(st.lists(st.integers(-(2**40), 2**40), min_size=len(shape), max_size=len(shape)))
+    return TensorInfo(shape, tuple(stride), draw(DTYPES))
+
+
+@st.composite
+def operations(draw: st.DrawFn) -> Operation:
+    inputs = draw(st.lists(tensors(), max_size=3))
+    places = st.sampled_from(range(len(inputs))) if inputs else st.nothing()
+    values = st.recursive(SCALARS | places.map(TensorRef), lambda inner: st.lists(inner, max_size=3).map(tuple))
+    outputs = st.lists(st.builds(OutputInfo, tensors(), st.none() | places), max_size=2)
+    return Operation(
+        draw(WORDS),
+        draw(st.dictionaries(WORDS, values, max_size=3)),
+        tuple(inputs),
+        tuple(draw(outputs)),
+        tuple(draw(st.lists(places, max_size=2 if inputs else 0))),
+    )
+
+
+@st.composite
+def records(draw: st.DrawFn) -> Record:
+    """Draw a record whose indices refer to what is there; anything else in it is arbitrary."""
+    modules = draw(st.lists(st.builds(ModuleInfo, WORDS, WORDS, st.booleans(), st.none() | COUNT), max_size=3))
+    known = draw(st.lists(operations(), max_size=3))
+    calls: list[ModuleCall] = []
+    for number in range(draw(st.integers(0, 3)) if modules else 0):
+        parent = draw(st.none() | st.integers(0, number - 1)) if number else None
+        shapes = st.lists(SHAPES, max_size=2).map(tuple)
+        calls.append(ModuleCall(draw(st.integers(0, len(modules) - 1)), parent, 0, draw(shapes), draw(shapes)))
+    entries: list[Entry] = []
+    if calls and known:
+        place, call = st.integers(0, len(known) - 1), st.integers(0, len(calls) - 1)
+        entries = draw(st.lists(st.builds(Entry, place, call, st.sampled_from(get_args(Phase))), max_size=6))
+    moment = st.integers(0, len(entries))
+    parameters = st.lists(
+        st.builds(ParameterInfo, WORDS, WORDS, SHAPES, DTYPES, st.booleans(), st.none() | WORDS), max_size=2
+    )
+    kind = st.sampled_from(get_args(StorageKind))
+    measured = st.builds(
+        Measurement, st.lists(st.builds(Measured, WORDS, WORDS, COUNT, SECONDS), max_size=2), SECONDS, COUNT, WORDS
+    )
+    return Record(
+        *(draw(WORDS), draw(WORDS), draw(COUNT), draw(WORDS), draw(st.lists(WORDS, max_size=2))),
+        modules=modules,
+        calls=calls,
+        operations=known,
+        entries=entries,
+        parameters=draw(parameters),
+        buffers=draw(parameters),
+        allocations=draw(st.lists(st.builds(Allocation, COUNT, moment, st.none() | moment, kind), max_size=2)),
+        assumptions=draw(st.lists(WORDS, max_size=2)),
+        measurement=draw(st.none() | measured),
+        error=draw(st.none() | WORDS),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(records())
+def test_round_trip_of_random_records(record: Record) -> None:
+    assert repr(again(record)) == repr(record)
+
+
+def test_row_keys_count_the_same_operation_of_one_call() -> None:
+    info = TensorInfo((1,), (1,), "float32")
+    add, mul = (Operation(name, {}, (info,), (OutputInfo(info),)) for name in ("add", "mul"))
+    record = Record("Net", "eval", 1, "2", operations=[add, mul])
+    record.modules = [ModuleInfo("", "Net", False, 0), ModuleInfo("layer", "Linear", True, 1)]
+    record.calls = [ModuleCall(0, None, 0), ModuleCall(1, 0, 2), ModuleCall(0, 0, 3)]
+    record.entries = [Entry(0, 0), Entry(0, 0), Entry(0, 1), Entry(1, 0), Entry(0, 2), Entry(0, 2)]
+    # The third addition is the leaf's own; those of the second call of the root count from 0 again.
+    first = [("", "add", 0), ("", "add", 1), ("layer", "", 0), ("", "mul", 0)]
+    assert record.row_keys() == [*first, ("", "add", 0), ("", "add", 1)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "elements", "distinct"),
+    [
+        ((), (), 1, 1),
+        ((2, 3), (3, 1), 6, 6),
+        ((2, 3), (0, 1), 6, 3),  # expanded: each element of the row has two places
+        ((4, 2), (0, 0), 8, 1),
+        ((0, 5), (5, 1), 0, 0),
+        ((0, 5), (0, 0), 0, 0),
+    ],
+)
+def test_distinct_elements(shape: tuple[int, ...], stride: tuple[int, ...], elements: int, distinct: int) -> None:
+    info = TensorInfo(shape, stride, "bfloat16")
+    assert (info.elements, info.distinct_elements, info.distinct_bytes) == (elements, distinct, 2 * distinct)
+
+
+def test_every_dtype_of_torch_has_its_size() -> None:
+    found = {value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+    whole = [dtype for dtype in found if str(dtype).removeprefix("torch.") in ITEM_SIZES]
+    assert len(whole) >= 20
+    for dtype in whole:
+        assert ITEM_SIZES[str(dtype).removeprefix("torch.")] == dtype.itemsize, dtype
+
+
+# ---- what is no record
+
+
+@pytest.mark.parametrize("schema", [SCHEMA + 1, 10**6])
+def test_newer_schema_is_refused(schema: int) -> None:
+    data = captured("leaf").to_json() | {"schema": schema, "entries": "in some other form"}
+    with pytest.raises(UserError, match="upgrade torchledger") as caught:
+        Record.from_json(data, "'net.json'")
+    assert all(part in str(caught.value) for part in ("'net.json'", str(schema), f"reads up to {SCHEMA}"))
+    assert is_one_line(caught)
+
+
+@pytest.mark.parametrize("schema", [0, -1, True, "1", 1.0, None, [1]], ids=repr)
+def test_schema_that_is_none(schema: object) -> None:
+    with pytest.raises(UserError, match="its schema is"):
+        Record.from_json(captured("leaf").to_json() | {"schema": schema})
+
+
+@pytest.mark.parametrize(
+    "data", [None, 3, "text", [], [1], {}, {"schema": 1}, {"format": "other", "schema": 1}, {"format": None}], ids=repr
+)
+def test_json_that_is_no_ledger(data: object) -> None:
+    with pytest.raises(UserError, match=r"is no torchledger ledger .* --format json or Ledger\.save") as caught:
+        read_record(json.dumps(data), "'net.json'")
+    assert str(caught.value).startswith("'net.json'") and is_one_line(caught)
+
+
+def test_text_cut_off_anywhere() -> None:
+    text = json.dumps(filled().to_json())
+    assert len(text) > 2000
+    for cut in range(len(text)):
+        with pytest.raises(UserError, match=r"^'net\.json' is not whole JSON") as caught:
+            read_record(text[:cut], "'net.json'")
+        assert is_one_line(caught)
+
+
+# In the place of every value of a record, each of these stands once.
+WRONG: tuple[object, ...] = (
+    *(None, True, -1, 0, 10**6, 10**22, 1.5, float("nan"), float("inf"), "", "x", "float32", [], [1], [[]], {}),
+    *([[["x"]]], {"a": 1}, {"a": 1, "b": 2}, {"tensor": 0}, {"tensor": 99}, {"tensor": -1}, {"tensor": [[]]}),
+    *({"float": "x"}, {"float": [1]}, {"float": 1}, {"float": "-inf"}, {"complex": [1]}, {"complex": "12"}),
+    *({"complex": ["1.0", "nan"]}, [[{"tensor": 99}]], [{"tensor": {}}], "\ud800"),
+)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield (container, key) of every value below `value`, at any depth."""
+    if isinstance(value, (dict, list)):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from places(value[key])
+
+
+def written(value: Any) -> Any:
+    """Return JSON as a record writes it, where an argument may come as a bare NaN or infinity."""
+    if isinstance(value, dict):
+        return {key: written(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [written(item) for item in value]
+    return {"float": str(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def test_wrong_value_in_every_place() -> None:
+    data = json.loads(json.dumps(filled("short").to_json()))
+    refused = accepted = 0
+    for container, key in list(places(data)):
+        right = container[key]
+        for wrong in WRONG:
+            container[key] = wrong
+            try:
+                record = Record.from_json(data)
+            except UserError as error:
+                refused += 1
+                assert "\n" not in str(error) and len(str(error)) < 400
+            else:  # then it says what the data say, and nothing was bent into shape
+                accepted += 1
+                assert json.loads(json.dumps(record.to_json())) == written(data), (key, wrong)
+        container[key] = right
+    assert repr(Record.from_json(data)) == repr(filled("short")), "each right value was put back"
+    assert refused > 2000 and accepted > 500
+
+
+def test_missing_key_is_named() -> None:
+    data = json.loads(json.dumps(filled("short").to_json()))
+    for container, key in list(places(data)):
+        # Arguments may be fewer; a call's own name of one says nothing of a key.
+        if isinstance(container, dict) and container not in [o["arguments"] for o in data["operations"]]:
+            kept = dict(container)
+            del container[key]
+            with pytest.raises(UserError):
+                Record.from_json(data)
+            container.clear()
+            container.update(kept)
+    del data["calls"]
+    with pytest.raises(UserError, match="the data is damaged: no 'calls'"):
+        Record.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("entries", "operation", 0), 99, "refers to operation 99 of"),
+        (("entries", "operation", 0), -1, "refers to operation -1 of"),
+        (("entries", "call", 0), 99, "refers to call 99 of"),
+        (("calls", 1, 0), 99, "refers to module 99 of"),
+        (("calls", 1, 1), 1, "call 1 names call 1 as its parent"),
+        (("calls", 1, 1), -1, "call 1 names call -1 as its parent"),
+        (("calls", 1, 2), 99, "begins or ends outside"),
+        (("allocations", 0, 1), -1, "begins or ends outside"),
+        (("allocations", 0, 2), 99, "begins or ends outside"),
+        (("operations", 0, "arguments", "input"), {"tensor": 3}, "refers to an input that it does not have"),
+        (("operations", 0, "arguments", "stride"), [[1, [{"tensor": 3}]]], "refers to an input"),
+        (("operations", 0, "outputs", 0, 3), 3, "refers to an input"),
+        (("operations", 0, "repeated"), [-1], "refers to an input"),
+        (("operations", 0, "inputs", 0, 1), [1], "has shape .* and stride"),
+        (("operations", 0, "inputs", 0, 2), "float31", "unknown dtype 'float31'"),
+        (("allocations", 0, 3), "cache", "'cache' is none of parameter, buffer"),
+        (("entries", "phase", 0, 0), "sideways", "'sideways' is none of forward, backward, optimizer"),
+        (("measurement", "wall_seconds"), -1, "-1 stands where seconds belong"),
+    ],
+    ids=str,
+)
+def test_damage_is_named(path: tuple[Any, ...], value: object, said: str) -> None:
+    data = json.loads(json.dumps(filled().to_json()))
+    container = data
+    for key in path[:-1]:
+        container = container[key]
+    container[path[-1]] = value
+    with pytest.raises(UserError, match=said) as caught:
+        Record.from_json(data, "'net.json'")
+    assert str(caught.value).startswith("'net.json' is damaged: ") and is_one_line(caught)
+
+
+@pytest.mark.parametrize("depth", [10, 200, 600, 950, 5000, 1_000_000])
+def test_deep_nesting(depth: int) -> None:
+    data = captured("leaf").to_json()
+    data["operations"][0]["arguments"] = {"a": "deep"}
+    text = json.dumps(data).replace('"deep"', "[" * depth + "]" * depth)
+    if depth <= 200:
+        value = read_record(text, "'net.json'").operations[0].arguments["a"]
+        for _ in range(depth - 1):
+            assert isinstance(value, tuple)
+            (value,) = value
+        assert value == ()
+    else:
+        with pytest.raises(UserError, match="recursion") as caught:
+            read_record(text, "'net.json'")
+        assert is_one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ('"phase": [["forward", 2]]', '"phase": [["forward", 99000000]]'),
+        ('"phase": [["forward", 2]]', '"phase": [["forward", -99000000], ["forward", 99000002]]'),
+        ('"phase": [["forward", 2]]', '"phase": [["forward", 1]]'),
+        ('"batch": 1', '"batch": 1' + "0" * 100),
+        ('"batch": 1', '"batch": 1' + "0" * 5000),  # more digits than Python turns into a number
+        ('"batch": 1', '"batch": 1e400'),
+        ("[[4, 3], [3, 1]", "[[4294967296, 4294967296], [3, 1]"),
+        (
+            '"measurement": null',
+            f'"measurement": {{"rows": [], "wall_seconds": {"9" * 400}, "repeats": 1, "device": ""}}',
+        ),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_huge_counts_are_refused_at_once(right: str, wrong: str) -> None:
+    text = json.dumps(captured("leaf").to_json()).replace("[[3, 4], [4, 1]", "[[4, 3], [3, 1]")
+    assert right in text
+    started = time.perf_counter()
+    with pytest.raises(UserError) as caught:
+        read_record(text.replace(right, wrong), "'net.json'")
+    assert is_one_line(caught)
+    assert time.perf_counter() - started < 1, "nothing of that size was made"
+
+
+def test_sums_of_the_largest_sizes_still_print() -> None:
+    data = captured("leaf").to_json()
+    largest = [2**32, 2**31]
+    data["operations"][1] |= {
+        "inputs": [[largest, [1, 1], "float32"]] * 3,
+        "outputs": [[largest, [1, 1], "float32", None]],
+    }
+    ledger = Ledger.from_json(data)
+    assert ledger.totals()["macs"] == 2**63 * 2**31, "rows of mat1 by columns of mat2, each 2^31 long"
+    assert "total" in ledger.by_layer().to_text(80)
