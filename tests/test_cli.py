@@ -576,7 +576,7 @@ def test_hostile_names_stay_data(run: Run, tmp_path: Path) -> None:
     assert len(body) == 13 and len({len(re.findall(r"(?<!\\)\|", line)) for line in body}) == 1
     assert "<" not in markdown and "\x1b" not in text + markdown
     rows = rows_of(run("stat", "nets.py:Hostile", "--format", "csv").out)
-    assert [row["module"] for row in rows][:6] == ["'=cmd()", "a|b", "[red]", "\x1b[31mred", "é漢字", "new\nline"]
+    assert [row["module"] for row in rows][:6] == ["'=cmd()", "a|b", "[red]", r"\x1b[31mred", "é漢字", "new\nline"]
     assert rows[6]["module"] == "'-1" and len(rows) == 10
     run("stat", "nets.py:Hostile", "--format", "json", "-o", "net.json")
     assert run("stat", "net.json").out == text

@@ -386,3 +386,25 @@ def test_measured_ledger_is_saved_with_its_seconds(tmp_path: Any) -> None:
     ledger.save(tmp_path / "net.json")
     again = Ledger.load(tmp_path / "net.json")
     assert again.record == ledger.record and str(again.by_layer()) == str(ledger.by_layer())
+
+
+class OnlyOnMeta(nn.Module):
+    """A model whose real run fails."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not x.is_meta:
+            raise RuntimeError("no kernel")
+        return x + 1
+
+
+def test_measuring_that_nobody_asked_for_does_not_fail_the_call(capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = stat(OnlyOnMeta(), (4,), convention="torchstat")
+    assert ledger.record.measurement is None
+    assert any("no kernel" in assumption for assumption in ledger.assumptions)
+    assert "assumed: not measured" in capsys.readouterr().out
+
+
+def test_measuring_that_was_asked_for_fails_after_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ForwardError, match="the real run failed, where the run on meta did not: .*no kernel"):
+        stat(OnlyOnMeta(), (4,), measure=True)
+    assert "OnlyOnMeta, by layer" in capsys.readouterr().out

@@ -19,6 +19,7 @@ from torchledger.inputs import DtypeLike, InputDtype, as_dtype, example_inputs
 from torchledger.ledger import ForwardError, Ledger
 from torchledger.measure import check_measurable, has_values
 from torchledger.measure import measure as measure_run
+from torchledger.views import AtLeast
 
 MEASURED_BELOW = 20_000_000_000  # macs: what torchstat's duration column is filled for without asking
 
@@ -132,8 +133,16 @@ def open_ledger(
         error = ForwardError(captured.record.error or str(captured.error), ledger)
         error.__cause__ = captured.error
         return ledger, error
-    if measured_below is not None and (asked or (cast is None and has_values(model))):
-        macs = ledger.totals()["macs"]
-        if isinstance(macs, int) and macs < measured_below:
+    if not asked and (measured_below is None or cast is not None or not has_values(model)):
+        return ledger, None
+    macs = ledger.totals()["macs"]
+    if asked or (isinstance(macs, int) and not isinstance(macs, AtLeast) and macs < (measured_below or 0)):
+        try:
             captured.record.measurement = measure_run(model, args, keywords, mode)
+        except ForwardError as failed:
+            if asked:
+                error = ForwardError(str(failed), ledger)
+                error.__cause__ = failed.__cause__
+                return ledger, error
+            captured.record.assumptions.append(f"not measured: {failed}")
     return ledger, None

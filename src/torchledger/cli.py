@@ -198,10 +198,13 @@ def _captured(
             )
         sizes = [built.input_size]
     from torchledger import api
+    from torchledger.inputs import as_dtype
 
+    chosen = {key: as_dtype(dtype, f"the dtype of --input {key}") for key, dtype in dtypes.items()}
+    cast = None if model_dtype is None else as_dtype(model_dtype, "--model-dtype")
     measured_below = math.inf if measure else None
     with sources.importable(named):
-        return api.open_ledger(built.model, sizes, keywords, batch, mode.value, dtypes, model_dtype, measured_below)
+        return api.open_ledger(built.model, sizes, keywords, batch, mode.value, chosen, cast, measured_below)
 
 
 def _parse_inputs(

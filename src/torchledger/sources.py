@@ -16,6 +16,7 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import io
 import itertools
 import re
 import sys
@@ -308,14 +309,17 @@ def _construct(
     if device == "meta":
         # A constructor that needs values (a .tolist(), weights read from a file) fails on meta. If it fails for real
         # too, that second error is the one to show.
+        # So is what it prints then.
+        printed = io.StringIO()
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), contextlib.redirect_stdout(printed):
                 on_meta = target(**arguments)
         except UserError:
             raise
         except (Exception, SystemExit):
             pass
         else:
+            print(printed.getvalue(), end="")
             return _checked_model(source, on_meta), True
     return _checked_model(source, _call(source, target, arguments)), False
 

@@ -63,6 +63,7 @@ class _Row:
     note: str = ""
     seconds: float = 0.0
     is_module: bool = True
+    is_outside: bool = False  # of a convention that counts leaf modules: there for its parameters alone
 
     def add(self, price: Price, times: int = 1) -> None:
         self.states[price.state] += times
@@ -79,6 +80,8 @@ class _Row:
 
     def amount(self, name: str) -> int | None:
         """Return the sum; None where every operation is outside the convention."""
+        if self.is_outside:
+            return None
         if self.states[State.UNKNOWN]:
             return AtLeast(self.amounts[name])
         if name not in self.amounts and self.states[State.EXCLUDED]:
@@ -141,7 +144,7 @@ def prices_of_entries(record: Record, convention: Convention) -> list[Price]:
         return [table[entry.operation] for entry in record.entries]
     leaf = [record.modules[call.module].leaf for call in record.calls]
     priced = ((table[entry.operation], leaf[entry.call]) for entry in record.entries)
-    return [EXCLUDED if not inside and price.state is State.PRICED else price for price, inside in priced]
+    return [price if inside or price.state is State.FREE else EXCLUDED for price, inside in priced]
 
 
 def _layer_rows(record: Record, convention: Convention, priced: list[Price]) -> list[_Row]:
@@ -166,6 +169,7 @@ def _layer_rows(record: Record, convention: Convention, priced: list[Price]) -> 
         if row is None:
             row = rows[key] = _Row(module.path, module.kind, inputs=call.inputs, outputs=call.outputs)
             row.params, row.note = owned[module.path], _sharing(module, shared)
+            row.is_outside = convention.leaves_only and not module.leaf
             first[key] = (call.started, 0, number)
         row.calls += 1
         if module.leaf or not convention.leaves_only:

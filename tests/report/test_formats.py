@@ -243,7 +243,7 @@ def test_hostile_title_and_notes() -> None:
 def test_hostile_names_in_csv() -> None:
     names = (*HOSTILE, "+1", "-1", "@x", "\tx", "\rx", "a\rb", 'say "hi", x')
     rows = list(csv.DictReader(io.StringIO(to_csv(named(names)), newline="")))
-    expected = ["'" + name if name[0] in "=+-@\t\r" else name for name in names]
+    expected = ["'" + name if name[0] in "=+-@\t\r" else name.replace("\x1b", "\\x1b") for name in names]
     assert [row["module"] for row in rows] == expected
     assert sum(name.startswith("'") for name in expected) == 6
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+from torchledger.report.text import printable
 from torchledger.views import AtLeast, Cell, Column, Table
 
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # would move the cursor where a file is shown
 EVALUATED = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula
 
 
@@ -20,6 +24,7 @@ def _cell(column: Column, cell: Cell) -> str:
     if isinstance(cell, AtLeast):
         return f">={int(cell)}" if cell else "?"
     if isinstance(cell, str):
+        cell = CONTROL.sub(lambda match: printable(match[0]), cell)
         return f"'{cell}" if column.text and cell.startswith(EVALUATED) else cell
     if column.unit == "MiB":
         return f"{cell:.2f}"
