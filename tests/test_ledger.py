@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import csv
 import io
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,14 +88,13 @@ def test_save_replaces(ledger: Ledger, saved: Path) -> None:
     assert os.listdir(saved.parent) == ["net.json"], "no temporary file stays"
 
 
-class Failing:
+class Half:
     """A file that takes half of what is written, then says that the disk is full."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._file = REAL_TEMPORARY(*args, **options)
-        self.name = self._file.name
+    def __init__(self, file: Any) -> None:
+        self._file = file
 
-    def __enter__(self) -> Failing:
+    def __enter__(self) -> Half:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -107,11 +106,10 @@ class Failing:
         raise OSError(28, "No space left on device")
 
 
-REAL_TEMPORARY = tempfile.NamedTemporaryFile
-
-
-@pytest.mark.parametrize("existing", [True, False])
-@pytest.mark.parametrize("step", ["write", "chmod", "replace", "interrupt"])
+@pytest.mark.parametrize(
+    ("step", "existing"),
+    [(step, existing) for step in ("write", "replace", "interrupt") for existing in (True, False)] + [("chmod", True)],
+)
 def test_failed_write_leaves_what_was_there(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, existing: bool
 ) -> None:
@@ -123,7 +121,13 @@ def test_failed_write_leaves_what_was_there(
         raise KeyboardInterrupt if step == "interrupt" else PermissionError(13, "Permission denied")
 
     if step == "write":
-        monkeypatch.setattr(tempfile, "NamedTemporaryFile", Failing)
+        # The disk is full after half of the text, when it is flushed.
+        real = open
+
+        def full(descriptor: int, *args: Any, **options: Any) -> Any:
+            return Half(real(descriptor, *args, **options))
+
+        monkeypatch.setattr(builtins, "open", full)
     else:
         monkeypatch.setattr(os, "replace" if step == "interrupt" else step, broken)
     if step == "interrupt":

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -19,8 +16,10 @@ from torchledger.inputs import DtypeLike, InputDtype, as_dtype, example_inputs
 from torchledger.ledger import ForwardError, Ledger
 from torchledger.measure import check_measurable, has_values
 from torchledger.measure import measure as measure_run
+from torchledger.report import for_stream
 from torchledger.views import AtLeast
 
+Measure = Literal["no", "if cheap", "yes"]
 MEASURED_BELOW = 20_000_000_000  # macs: what torchstat's duration column is filled for without asking
 
 
@@ -86,12 +85,10 @@ def stat(
     operation is printed before `ForwardError` is raised.
     """
     chosen = pricing.convention(convention)
-    unasked = MEASURED_BELOW if measure is None and chosen is pricing.TORCHSTAT else None
-    below = math.inf if measure else unasked
-    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, below)
-    on_terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if on_terminal or "COLUMNS" in os.environ else None
-    print(ledger.by_layer(convention).to_text(width, color=on_terminal), end="")
+    unasked: Measure = "if cheap" if measure is None and chosen is pricing.TORCHSTAT else "no"
+    wanted: Measure = "yes" if measure else unasked
+    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, wanted)
+    print(for_stream(ledger.by_layer(convention), sys.stdout), end="")
     if error is not None:
         raise error
     return ledger
@@ -105,22 +102,25 @@ def open_ledger(
     mode: Mode,
     input_dtype: InputDtype | None,
     model_dtype: DtypeLike | None,
-    measured_below: float | None = None,
+    measure: Measure = "no",
 ) -> tuple[Ledger, ForwardError | None]:
     """Capture the model; return its ledger, and the error where forward failed. For `analyze`, `stat` and the shell.
 
-    `measured_below`: also measure it, if it costs fewer macs than that; infinity measures, or raises where it cannot.
+    `measure`: "yes" also runs it for real, or raises where it cannot; "if cheap" does so for a model that has values,
+    no unknown operation and less than MEASURED_BELOW macs, and goes on without where the real run fails.
     """
     if not isinstance(model, nn.Module):
         what = f"the class {model.__name__}" if isinstance(model, type) else f"of type {type(model).__name__}"
         fix = f"make one: {model.__name__}(...)" if isinstance(model, type) else "pass the model itself"
         raise UserError(f"model is {what}, expected an nn.Module; {fix}")
+    if "_modules" not in model.__dict__:
+        raise UserError(f"{type(model).__name__} is no whole nn.Module: its __init__ does not call super().__init__()")
     if mode not in MODES:
         raise UserError(f"mode is {mode!r}; the modes are {', '.join(map(repr, MODES))}")
     cast = None if model_dtype is None else as_dtype(model_dtype, "model_dtype")
     if cast is not None and not cast.is_floating_point:
         raise UserError(f"model_dtype is {cast}, expected a floating-point dtype such as bfloat16")
-    asked = measured_below == math.inf
+    asked = measure == "yes"
     if asked and cast is not None:
         raise UserError("a measured run takes the model as it is: leave model_dtype out, or convert the model first")
     default = cast or next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
@@ -133,10 +133,10 @@ def open_ledger(
         error = ForwardError(captured.record.error or str(captured.error), ledger)
         error.__cause__ = captured.error
         return ledger, error
-    if not asked and (measured_below is None or cast is not None or not has_values(model)):
+    if measure == "no" or (not asked and (cast is not None or not has_values(model))):
         return ledger, None
     macs = ledger.totals()["macs"]
-    if asked or (isinstance(macs, int) and not isinstance(macs, AtLeast) and macs < (measured_below or 0)):
+    if asked or (isinstance(macs, int) and not isinstance(macs, AtLeast) and macs < MEASURED_BELOW):
         try:
             captured.record.measurement = measure_run(model, args, keywords, mode)
         except ForwardError as failed:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from torchledger import __version__
-from torchledger.errors import UserError, raised_at
+from torchledger.errors import UserError, printable, raised_at
 
 if TYPE_CHECKING:
     from torchledger.ledger import Ledger, Table
@@ -127,6 +125,7 @@ def stat(
     from torchledger import pricing, sources
 
     pricing.convention(convention)
+    output = None if output == "-" else output
     if depth is not None and by is not View.module:
         raise UserError(f"--depth {depth} goes with --by module, and the rows are by {by.value}")
     named = sources.resolve(source)
@@ -202,9 +201,10 @@ def _captured(
 
     chosen = {key: as_dtype(dtype, f"the dtype of --input {key}") for key, dtype in dtypes.items()}
     cast = None if model_dtype is None else as_dtype(model_dtype, "--model-dtype")
-    measured_below = math.inf if measure else None
     with sources.importable(named):
-        return api.open_ledger(built.model, sizes, keywords, batch, mode.value, chosen, cast, measured_below)
+        return api.open_ledger(
+            built.model, sizes, keywords, batch, mode.value, chosen, cast, "yes" if measure else "no"
+        )
 
 
 def _parse_inputs(
@@ -240,6 +240,8 @@ def _parse_inputs(
 
 
 def _drawn(ledger: Ledger, table: Table, format: Format, width: int | None, to_file: bool) -> str:
+    from torchledger.report import for_stream
+
     if format is Format.csv:
         return table.to_csv()
     if format is Format.markdown:
@@ -247,18 +249,25 @@ def _drawn(ledger: Ledger, table: Table, format: Format, width: int | None, to_f
     if format is Format.json:
         content: dict[str, Any] = {**ledger.to_json(), "table": table.to_json()}
         return json.dumps(content, indent=None, separators=(",", ":")) + "\n"
-    on_terminal = sys.stdout.isatty() and not to_file
-    if width is None and (on_terminal or (os.environ.get("COLUMNS", "").isdigit() and not to_file)):
-        width = shutil.get_terminal_size().columns
-    return table.to_text(width, color=on_terminal and "NO_COLOR" not in os.environ)
+    if width is not None or to_file:
+        return table.to_text(width)
+    return for_stream(table, sys.stdout)
 
 
 def _write(text: str, output: str | None) -> None:
     from torchledger.ledger import write_whole
 
-    if output is None or output == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    if output is None:
+        if sys.stdout is None:
+            raise UserError("cannot write: standard output is closed; name a file with --output")
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            sys.stdout = None  # nothing to flush at shutdown
+            raise UserError(f"cannot write to standard output: {error.strerror}") from error
     else:
         write_whole(output, text)
 
@@ -288,7 +297,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _one_line(error: Exception) -> str:
     """Return what is said of an error: the user's own as it is, one of the model's code with its type and place."""
     from torchledger.ledger import ForwardError
-    from torchledger.report.text import printable
 
     text = str(error)
     if hasattr(error, "format_message"):  # click's, for an option that it could not read

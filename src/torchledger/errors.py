@@ -21,12 +21,23 @@ def close_matches(name: str, choices: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
 
 
+def printable(text: str) -> str:
+    r"""Write characters that would move the cursor or hide as escapes.
+
+    >>> printable("a\nb\x1b[31m")
+    'a\\nb\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
+
+
 def raised_at(error: BaseException) -> str:
-    """Return ` (file, line N)` for the last line outside torch and torchledger that led to the error, or nothing."""
+    """Return ` (file, line N)` for the last line of the user's code that led to the error, or nothing."""
     own = str(Path(__file__).parent) + os.sep
     networks = os.path.join(own, "models") + os.sep
-    torch_file = getattr(sys.modules.get("torch"), "__file__", None)
-    passed_over = [importlib.__file__, "<frozen"] + ([str(Path(torch_file).parent) + os.sep] if torch_file else [])
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in ("torch", "typer", "click"))
+    passed_over = [importlib.__file__, "<frozen", *(str(Path(file).parent) + os.sep for file in files if file)]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         name = frame.filename
         if not name.startswith(tuple(passed_over)) and (not name.startswith(own) or name.startswith(networks)):

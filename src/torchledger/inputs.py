@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -42,6 +44,8 @@ def example_inputs(
     """
     if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
         raise UserError(f"batch is {batch!r}, expected a whole number from 1")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise UserError(f"kwargs is {kwargs!r}, expected the keyword inputs by name, as in kwargs={{'mask': (128,)}}")
     keyword = dict(kwargs or {})
     if not inputs and not keyword:
         raise UserError("no input was given; write a per-sample size such as (3, 224, 224), or pass tensors")
@@ -77,6 +81,8 @@ def _dtypes(
         for key in given:
             if key not in places or isinstance(key, bool):
                 raise UserError(f"input_dtype names {key!r}; the inputs are {', '.join(map(repr, places))}")
+    elif not isinstance(given, Sequence):
+        raise UserError(f"input_dtype is {given!r}, expected a dtype, a list of dtypes, or dtypes by place and name")
     elif len(given) != count:
         raise UserError(f"input_dtype has {len(given)} dtypes for {count} inputs; give one for each, or one for all")
     chosen = given if isinstance(given, Mapping) else dict(enumerate(given))
@@ -86,17 +92,34 @@ def _dtypes(
 
 
 def _filled(value: object, batch: int, dtype: torch.dtype, where: str) -> Any:
+    if isinstance(value, torch.Tensor) and (value.is_nested or value.layout != torch.strided):
+        kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+        raise UserError(f"{where} is a {kind} tensor, which cannot be analysed yet; pass a dense one")
     if isinstance(value, torch.Size):
         raise UserError(
             f"{where} is {value}, which holds its batch; write the per-sample size {tuple(value[1:])} "
             f"and batch={value[0] if value else 1}"
         )
-    if isinstance(value, (tuple, list)) and value and all(isinstance(size, (int, float)) for size in value):
-        for size in value:
+    if isinstance(value, (tuple, list)) and value and all(isinstance(size, Real) for size in value):
+        sizes: tuple[Any, ...] = tuple(size if isinstance(size, (bool, float)) else _whole(size) for size in value)
+        for size in sizes:
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise UserError(f"{where} is the size {tuple(value)}; {size!r} in it is not a whole number from 1")
-        return torch.empty((batch, *value), dtype=dtype, device="meta")
+                raise UserError(f"{where} is the size {sizes}; {size!r} in it is not a whole number from 1")
+        try:
+            return torch.empty((batch, *sizes), dtype=dtype, device="meta")
+        except (RuntimeError, TypeError, OverflowError, NotImplementedError) as error:
+            raise UserError(
+                f"{where} cannot be a {str(dtype).removeprefix('torch.')} tensor of size {(batch, *sizes)}: "
+                "there are too many elements, or no such tensors"
+            ) from error
+    if isinstance(value, torch.Tensor):
+        return value
     return mapped(value, lambda item: item, lambda item: _filled(item, batch, dtype, where))
+
+
+def _whole(size: Any) -> Any:
+    """Return an int for numpy's integers too."""
+    return operator.index(size) if isinstance(size, Integral) else size
 
 
 def mapped(value: Any, tensor: Callable[[torch.Tensor], Any], inner: Callable[[Any], Any] | None = None) -> Any:

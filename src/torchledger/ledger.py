@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
-from typing import cast, get_args
+from typing import get_args
 
 from torchledger import pricing, views
 from torchledger.errors import UserError
@@ -111,6 +112,8 @@ class Ledger:
             raise UserError(f"{os.fspath(path)!r} is no ledger: it is not text ({error.reason})") from error
         except OSError as error:
             raise UserError(f"cannot read {os.fspath(path)!r}: {error.strerror}") from error
+        except (TypeError, ValueError) as error:  # no path at all, or one with a null in it
+            raise UserError(f"{path!r} is no path of a file: {error}") from error
         return cls(read_record(text, repr(os.fspath(path))))
 
 
@@ -121,10 +124,17 @@ class ForwardError(Exception):
         super().__init__(message)
         self.ledger = ledger
 
+    def __reduce__(self) -> tuple[type[ForwardError], tuple[str, Ledger]]:
+        """Return what pickle needs: a worker process may hand the error on."""
+        return type(self), (str(self), self.ledger)
+
 
 def check_writable(path: str | os.PathLike[str]) -> Path:
     """Return where `path` leads. Raise UserError where that is a folder, or its folder is missing."""
-    target = Path(os.path.realpath(path))  # a link stays a link: what it points to is replaced
+    try:
+        target = Path(os.path.realpath(os.fsdecode(path)))  # a link stays a link: what it points to is replaced
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path!r} is no path of a file: {error}") from error
     shown = repr(os.fspath(path))
     if not target.parent.is_dir():
         raise UserError(f"cannot write {shown}: there is no folder {str(target.parent)!r}; make it first")
@@ -145,23 +155,13 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
         if target.exists() and not target.is_file():
             target.write_text(text, encoding="utf-8", errors="replace")  # a device or a pipe, such as /dev/stdout
             return
-        mode = target.stat().st_mode & 0o7777 if target.exists() else None
-        with tempfile.NamedTemporaryFile(
-            "w",
-            encoding="utf-8",
-            errors="replace",
-            dir=target.parent,
-            prefix=f".{target.name[:100]}.",
-            delete=False,
-            newline="",
-        ) as file:
-            temporary = file.name
+        name = f".{target.name[:100]}.{secrets.token_hex(4)}.tmp"
+        descriptor = os.open(target.parent / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        temporary = target.parent / name
+        with open(descriptor, "w", encoding="utf-8", errors="replace", newline="") as file:
             file.write(text)
-        if mode is None:
-            mask = os.umask(0)
-            os.umask(mask)
-            mode = 0o666 & ~mask
-        os.chmod(temporary, mode)
+        if target.exists():
+            os.chmod(temporary, target.stat().st_mode & 0o7777)
         os.replace(temporary, target)
         temporary = None
     except OSError as error:
@@ -173,5 +173,4 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
 
 
 def _table(table: views.Table) -> Table:
-    table.__class__ = Table
-    return cast(Table, table)
+    return Table(**{field.name: getattr(table, field.name) for field in dataclasses.fields(table)})

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from torchledger.capture import Mode, capture, put_back, ready
+from torchledger.capture import LOCK, Mode, capture, put_back, ready
 from torchledger.capture.scopes import walk
-from torchledger.capture.twins import Copies
+from torchledger.capture.twins import Aside, Copies
 from torchledger.errors import UserError
 from torchledger.inputs import mapped
 from torchledger.ledger import ForwardError, Ledger
@@ -56,16 +56,12 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     synchronize = _synchronizer(device)
     modules = walk(model)
-    aside: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # what forward was seen to write to, see Copies
+    aside = Aside()  # filled in the watched runs, put back after all
     walls: list[float] = []
     runs: list[dict[RowKey, float]] = []
     started = 0.0
-    with (
-        put_back(),
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
+    # The lock for all of it: sys.stdout is the process's, and other captures would be in the times.
+    with LOCK, put_back(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         for repeat in range(REPEATS + 1):
             copies = Copies(aside)
             given, keywords = mapped((args, dict(kwargs)), lambda tensor: _real(tensor, device))
@@ -73,7 +69,7 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
             if captured.error is not None:
                 raise _failed(captured.record.error, captured.record) from captured.error
             copies = Copies(aside)
-            with ready(modules, copies, mode):
+            with ready(modules, copies, mode, [given, keywords]):
                 given, keywords = mapped((given, keywords), copies.of)
                 synchronize()
                 before = time.perf_counter()

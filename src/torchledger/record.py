@@ -26,7 +26,10 @@ T = TypeVar("T")
 
 ITEM_SIZES = {
     **dict.fromkeys(("bool", "uint8", "int8", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz"), 1),
-    **dict.fromkeys(("float8_e5m2fnuz", "float8_e8m0fnu", "qint8", "quint8"), 1),
+    **dict.fromkeys(("float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2", "qint8", "quint8"), 1),
+    **dict.fromkeys((f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)), 1),
+    **dict.fromkeys(("bits8", "bits1x8", "bits2x4", "bits4x2", "quint2x4", "quint4x2"), 1),
+    "bits16": 2,
     **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
     **dict.fromkeys(("int32", "uint32", "float32", "complex32", "qint32"), 4),
     **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
@@ -209,6 +212,7 @@ class Record:
     assumptions: list[str] = field(default_factory=list)
     measurement: Measurement | None = None
     error: str | None = None
+    failed_call: int | None = None  # the call of a module in which forward failed
 
     def row_keys(self) -> list[RowKey]:
         """Return for each entry the row of the by-layer view that it belongs to.
@@ -265,6 +269,7 @@ class Record:
                 "device": self.measurement.device,
             },
             "error": self.error,
+            "failed_call": self.failed_call,
         }
 
     @classmethod
@@ -359,6 +364,7 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
             _checked(str, measurement["device"]),
         ),
         error=_optional(str, data["error"]),
+        failed_call=_optional(int, data["failed_call"]),
     )
 
 
@@ -373,6 +379,8 @@ def _check_references(record: Record) -> None:
         for index in {min(indices, default=0), max(indices, default=-1)}:
             if indices and not 0 <= index < count:
                 raise ValueError(f"an entry refers to {name} {index} of {count}")
+    if record.failed_call is not None and not 0 <= record.failed_call < len(record.calls):
+        raise ValueError(f"forward failed in call {record.failed_call} of {len(record.calls)}")
     moments = [call.started for call in record.calls]
     for allocation in record.allocations:
         moments += [allocation.born, allocation.born if allocation.died is None else allocation.died]

@@ -63,6 +63,7 @@ class _Row:
     note: str = ""
     seconds: float = 0.0
     is_module: bool = True
+    ran: bool = True  # to the end
     is_outside: bool = False  # of a convention that counts leaf modules: there for its parameters alone
 
     def add(self, price: Price, times: int = 1) -> None:
@@ -80,7 +81,7 @@ class _Row:
 
     def amount(self, name: str) -> int | None:
         """Return the sum; None where every operation is outside the convention."""
-        if self.is_outside:
+        if self.is_outside or not (self.ran or self.states):
             return None
         if self.states[State.UNKNOWN]:
             return AtLeast(self.amounts[name])
@@ -192,9 +193,14 @@ def _layer_rows(record: Record, convention: Convention, priced: list[Price]) -> 
         if key not in rows:
             rows[key] = _Row(measured.path, measured.operation, note="measured only", is_module=bool(not key[1]))
         rows[key].seconds = measured.seconds
+    if record.failed_call is not None:
+        failed = rows.get((record.modules[record.calls[record.failed_call].module].path, "", 0))
+        if failed is not None:
+            failed.ran, failed.note = False, failed.note or "failed"
     for module in record.modules:
         if module.path not in ran and module.same_as is None and owned[module.path]:
-            rows[module.path, "", 0] = _Row(module.path, module.kind, params=owned[module.path], note="not run")
+            row = _Row(module.path, module.kind, params=owned[module.path], note="not run", ran=False)
+            rows[module.path, "", 0] = row
     if convention.leaves_only:
         place = {module.path: module.registered for module in record.modules if module.registered is not None}
         kept = [row for row in rows.values() if row.is_module]
@@ -298,7 +304,8 @@ def _table(
             "duration_percent": 100 * row.seconds / all_seconds if all_seconds else 0.0,
             "note": row.note,
         }
-        values |= {quantity.name: row.of_calls[quantity.name] for quantity in of_calls}
+        started = row.ran or bool(row.states)
+        values |= {quantity.name: row.of_calls[quantity.name] if started else None for quantity in of_calls}
         values |= {quantity.name: row.amount(quantity.name) for quantity in convention.quantities}
         values |= row.counts()
         cells.append({column.name: values[column.name] for column in columns})

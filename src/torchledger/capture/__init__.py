@@ -16,16 +16,18 @@ from torch.nn.parameter import is_lazy
 
 from torchledger.capture.diagnose import explain
 from torchledger.capture.frontdoor import FrontDoor
+from torchledger.capture.holdings import Swapped
+from torchledger.capture.modes import entered
 from torchledger.capture.recorder import Recorder
 from torchledger.capture.scopes import Modules, Scopes, walk
 from torchledger.capture.shapes import MEMO
-from torchledger.capture.twins import Copies, Swapped, Twins
+from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import ParameterInfo, Record
 
 Mode = Literal["eval", "train", "as_is"]
 MODES = ("eval", "train", "as_is")
-_LOCK = threading.RLock()  # hooks, the fast-path switch and a model's twins belong to one capture at a time
+LOCK = threading.RLock()  # hooks, the fast-path switch and a model's twins belong to one capture at a time
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Captured:
     """A record, whole or up to the operation where forward raised `error`; of a real run also seconds an entry."""
 
     record: Record
-    error: Exception | SystemExit | None
+    error: BaseException | None
     seconds: list[float]
 
 
@@ -59,25 +61,35 @@ def capture(
     record = Record(_name(model), _mode_name(modules, mode), batch, torch.__version__)
     record.inputs = _described(args, kwargs)
     stand_ins = real or Twins(model_dtype, _state(modules) if model_dtype is not None else ())
-    with ready(modules, stand_ins, mode):
+    with ready(modules, stand_ins, mode, [args, dict(kwargs)]):
         scopes = Scopes(modules, record)
         recorder = Recorder(record, scopes, stand_ins, None if real else MEMO, synchronize)
         _take_down_state(modules, record, recorder)
         args, kwargs = mapped((args, dict(kwargs)), stand_ins.of)
         for tensor in tensors_in((args, kwargs)):
-            recorder.born(tensor, "input")
+            if tensor.layout == torch.strided:
+                recorder.born(tensor, "input")
+        recorder.know(tensor for tensor in stand_ins.made if not is_lazy(tensor))
         door = FrontDoor(recorder)
-        error: Exception | SystemExit | None = None
+        error: BaseException | None = None
         output = None  # held until the storages are closed: what forward returned outlived it
-        with contextlib.nullcontext() if quiet else contextlib.redirect_stdout(sys.stderr), scopes, door, recorder:
+        prints = contextlib.nullcontext() if quiet else contextlib.redirect_stdout(sys.stderr)
+        with prints, scopes, entered(door, recorder):
             try:
                 output = model(*args, **kwargs)
-            except (Exception, SystemExit) as raised:
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException as raised:  # SystemExit, and what extensions derive from BaseException
                 error = raised
         if error is not None:
-            record.error = explain(error, scopes, recorder, door)
+            try:
+                record.error, record.failed_call = explain(error, scopes, recorder, door)
+            except Exception:  # a diagnosis that fails must not hide what it is about
+                record.error = type(error).__name__
         recorder.close()
         del output
+    if recorder.saw_foreign and not scopes.foreign_thread:
+        record.assumptions.append("forward used a tensor of unknown origin: what may have made it is not counted")
     if scopes.foreign_thread:
         record.assumptions.append("modules ran in other threads than the caller's: their operations are not counted")
     if door.saw_move:
@@ -88,14 +100,17 @@ def capture(
 
 
 @contextlib.contextmanager
-def ready(modules: Modules, stand_ins: Twins | Copies, mode: Mode) -> Iterator[None]:
-    """Hold a model with stand-ins for its tensors, in `mode` and without gradients; put everything back after."""
+def ready(modules: Modules, stand_ins: Twins | Copies, mode: Mode, given: list[Any]) -> Iterator[None]:
+    """Hold a model with stand-ins for its tensors, in `mode` and without gradients; put everything back after.
+
+    So is what forward is given, as far as it is made of lists, dicts and objects.
+    """
     with (
-        _LOCK,
+        LOCK,
         put_back(),
         torch.inference_mode(False),
         torch.no_grad(),
-        Swapped([m for _, m in modules.values()], stand_ins),
+        Swapped([*(m for _, m in modules.values()), *given], stand_ins),
     ):
         if mode != "as_is":
             for _, module in modules.values():
@@ -106,27 +121,33 @@ def ready(modules: Modules, stand_ins: Twins | Copies, mode: Mode) -> Iterator[N
 @contextlib.contextmanager
 def put_back() -> Iterator[None]:
     """Restore what a forward may change outside of the model: random states, default dtype, torch's switches."""
-    states: list[Any] = [torch.get_rng_state()]
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     python = random.getstate()
     numpy_random: Any = sys.modules.get("numpy.random")
     numpy_state = numpy_random.get_state() if numpy_random is not None else None
-    default_dtype = torch.get_default_dtype()
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    grad = torch.is_grad_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it runs attention as one kernel that no mode can see into
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        torch.set_default_dtype(default_dtype)
-        torch.set_grad_enabled(grad)
-        torch.set_rng_state(states[0])
+    with contextlib.ExitStack() as stack:  # each is put back whatever happens to another
+        stack.callback(torch.set_rng_state, torch.get_rng_state())
         if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
-        random.setstate(python)
+            stack.callback(torch.cuda.set_rng_state_all, cuda)
+        stack.callback(random.setstate, python)
         if numpy_state is not None:
-            numpy_random.set_state(numpy_state)
+            stack.callback(numpy_random.set_state, numpy_state)
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        stack.callback(_set_deterministic, deterministic, warn_only)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)  # it runs attention as one kernel that no mode can see into
+        yield
+
+
+def _set_deterministic(mode: bool, warn_only: bool) -> None:
+    now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if now != (mode, warn_only):  # the call imports the compiler's settings: not for nothing
+        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
 
 
 def _state(modules: Modules) -> list[torch.Tensor]:

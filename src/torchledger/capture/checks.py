@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from torchledger.capture.operations import overloads
+
 
 def _one_dtype(*tensors: Any) -> None:
     dtypes = {tensor.dtype for tensor in tensors if tensor is not None}
@@ -43,6 +45,8 @@ def _convolution(
     groups: int,
 ) -> None:
     _one_dtype(x, weight, bias)
+    if weight.dim() < 3 or x.dim() != weight.dim():
+        raise RuntimeError(f"input has {x.dim()} dimensions and weight {weight.dim()}, expected one number from 3 up")
     if any(size < 0 for size in padding):
         raise RuntimeError(f"padding is {tuple(padding)}, expected no negative size")
     outputs = weight.shape[1] * groups if transposed else weight.shape[0]
@@ -75,23 +79,22 @@ def _class_indices(x: Any, target: Any, *_: Any) -> None:
         raise RuntimeError(f"target has dtype {str(target.dtype).removeprefix('torch.')}, expected int64")
 
 
-def _table() -> dict[Any, Callable[..., None]]:
-    aten = torch.ops.aten
-    table: dict[Any, Callable[..., None]] = {
-        aten.convolution.default: _convolution,
-        aten.mm.default: _product,
-        aten.bmm.default: _product,
-        aten.addmm.default: _product_and_sum,
-        aten.baddbmm.default: _product_and_sum,
-        aten._softmax.default: _softmax,
-        aten._log_softmax.default: _softmax,
-        aten.index_select.default: _index_select,
-        aten.nll_loss_forward.default: _class_indices,
-        aten.nll_loss2d_forward.default: _class_indices,
+def _table() -> dict[str, Callable[..., None]]:
+    table: dict[str, Callable[..., None]] = {
+        "convolution.default": _convolution,
+        "mm.default": _product,
+        "bmm.default": _product,
+        "addmm.default": _product_and_sum,
+        "baddbmm.default": _product_and_sum,
+        "_softmax.default": _softmax,
+        "_log_softmax.default": _softmax,
+        "index_select.default": _index_select,
+        "nll_loss_forward.default": _class_indices,
+        "nll_loss2d_forward.default": _class_indices,
     }
     for name in ("native_batch_norm", "native_layer_norm", "native_group_norm", "gelu", "silu", "elu", "softplus"):
-        table[getattr(aten, name).default] = _floating
+        table[f"{name}.default"] = _floating
     return table
 
 
-CHECKS = _table()
+CHECKS = overloads(_table())

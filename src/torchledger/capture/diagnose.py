@@ -12,12 +12,12 @@ from torch.nn.modules.conv import _ConvNd
 from torchledger.capture.frontdoor import FrontDoor
 from torchledger.capture.recorder import FailedOperation, Recorder
 from torchledger.capture.scopes import Scopes
-from torchledger.errors import raised_at
+from torchledger.errors import printable, raised_at
 from torchledger.record import Shape
 
 
-def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: FrontDoor) -> str:
-    """Return the line for `error`, which forward raised."""
+def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: FrontDoor) -> tuple[str, int]:
+    """Return the line for `error`, which forward raised, and the call of a module in which it did."""
     chain = _chain(error)
     failed = next((f for f in (recorder.failure, door.failure) if f is not None and f.error in chain), None)
     module, call = None, failed.call if failed is not None else 0
@@ -38,16 +38,20 @@ def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: Fron
     operation = _written(failed) if failed is not None else ""
     if said is not None:
         given = [f"input {_sizes(shapes[0])}"] if module is not None and shapes else []
-        return f"{path}: {said} ({'; '.join(given + [operation] * bool(operation))})"
+        return f"{path}: {said} ({'; '.join(given + [operation] * bool(operation))})", call
     if failed is not None and _needs_values(failed):
         what = "item" if "_local_scalar_dense" in failed.name else failed.name
-        return f"{path}: {what} needs the values of a tensor, and an analysis computes none{raised_at(error)}"
-    reason = textwrap.shorten(str(error), 300, placeholder=" ...")
+        return f"{path}: {what} needs the values of a tensor, and an analysis computes none{raised_at(error)}", call
+    try:
+        reason = textwrap.shorten(str(error), 300, placeholder=" ...")
+    except Exception:  # an exception whose text raises
+        reason = ""
+    reason = printable(reason)
     reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     if operation:
-        return f"{path}: {operation} failed: {reason}{raised_at(error)}"
+        return f"{path}: {operation} failed: {reason}{raised_at(error)}", call
     inputs = f" (inputs {', '.join(map(_sizes, shapes))})" if shapes else ""
-    return f"{path}: {reason}{inputs}{raised_at(error)}"
+    return f"{path}: {reason}{inputs}{raised_at(error)}", call
 
 
 def _needs_values(failed: FailedOperation) -> bool:
@@ -55,6 +59,8 @@ def _needs_values(failed: FailedOperation) -> bool:
     if failed.error.__class__ not in (RuntimeError, NotImplementedError, TypeError):
         return False
     said = str(failed.error)
+    if isinstance(failed.error, NotImplementedError) and ("'Meta' backend" in said or "Meta kernel" in said):
+        return True
     by_name = any(name in failed.name for name in ("_local_scalar_dense", "numpy", "tolist", "__array__"))
     return by_name or "torch.nonzero()" in said or "Tensor.item() cannot be called on meta" in said
 
@@ -115,12 +121,18 @@ def _operation_misfit(failed: FailedOperation) -> str | None:
         x, weight = failed.inputs[:2]
         if x.shape and weight.shape and x.shape[-1] != weight.shape[-1]:
             return f"linear expects {weight.shape[-1]} features, got {x.shape[-1]}"
-    if failed.name in ("addmm", "mm", "bmm", "baddbmm"):
+    if failed.name in ("addmm", "mm", "bmm", "baddbmm") and len(failed.inputs) > 1:
         left, right = failed.inputs[-2:]
+        dimensions = 2 if failed.name in ("addmm", "mm") else 3
+        for tensor in (left, right):
+            if len(tensor.shape) != dimensions:
+                return f"{failed.name} expects {dimensions} dimensions, got {len(tensor.shape)}"
         if left.shape[-1] != right.shape[-2]:
             return f"{failed.name} multiplies rows of {left.shape[-1]} with columns of {right.shape[-2]}"
-    if failed.name == "convolution":
+    if failed.name == "convolution" and len(failed.inputs) > 1:
         x, weight = failed.inputs[:2]
+        if len(weight.shape) < 3 or len(x.shape) != len(weight.shape):
+            return None
         groups = failed.arguments.get("groups", 1)
         if isinstance(groups, int) and len(x.shape) > 1:
             wanted = weight.shape[0] if failed.arguments.get("transposed") else weight.shape[1] * groups

@@ -68,7 +68,8 @@ def _attention(
     **options: Any,
 ) -> Any:
     tensors = {"query": query, "key": key, "value": value, "attn_mask": attn_mask}
-    arguments = {"dropout_p": dropout_p, "is_causal": is_causal, **options}
+    given = {"dropout_p": dropout_p, "is_causal": is_causal, **options}
+    arguments = {name: _plain(value) for name, value in given.items()}
     run = functools.partial(func, query, key, value, attn_mask, dropout_p, is_causal, **options)
     if query.is_meta:
         fits = _attention_fits(query, key, value, attn_mask, is_causal, bool(options.get("enable_gqa")))
@@ -119,9 +120,14 @@ def _dropout(name: str) -> Callable[..., Any]:
             return run()
         if input.is_meta and name == "dropout" and input.is_floating_point():
             run = functools.partial(_same, input, inplace)
-        return door.recorder.whole(f"{name}_" if inplace else name, run, {"input": input}, {"p": p})
+        return door.recorder.whole(f"{name}_" if inplace else name, run, {"input": input}, {"p": _plain(p)})
 
     return dropout
+
+
+def _plain(value: Any) -> object:
+    """Return a number as Python has it: numpy's and a tensor's own are no JSON."""
+    return value if value is None or isinstance(value, (bool, int)) else float(value)
 
 
 def _same(input: torch.Tensor, inplace: bool) -> torch.Tensor:
@@ -134,7 +140,7 @@ def _dropout_kernel(name: str) -> Callable[..., Any]:
         run = functools.partial(func, input, p, train)
         if not train or not 0 < p <= 1 or not input.numel():
             return run()
-        return door.recorder.whole(name, run, {"input": input}, {"p": p})
+        return door.recorder.whole(name, run, {"input": input}, {"p": _plain(p)})
 
     return dropout
 
@@ -149,23 +155,26 @@ def _set_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, i
     return func(tensor, index, value)
 
 
-def _to(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+def _to(door: FrontDoor, func: Callable[..., Any], x: torch.Tensor, /, *args: Any, **kwargs: Any) -> Any:
     """Convert, but do not move: the model lives on one device, and what runs here is on meta wherever that is."""
-    if not tensor.is_meta:
-        return func(tensor, *args, **kwargs)
+    if not x.is_meta:
+        return func(x, *args, **kwargs)
     device = kwargs.pop("device", None)
+    other = kwargs.pop("tensor", kwargs.pop("other", None))
+    if other is not None:
+        args = (other, *args)
     if args and isinstance(args[0], (torch.device, str, int)):
         device, *args = args  # type: ignore[assignment]
     elif args and isinstance(args[0], torch.Tensor):
         args = (args[0].dtype, *args[1:])
     if device is None:
-        return func(tensor, *args, **kwargs)
+        return func(x, *args, **kwargs)
     door.saw_move |= torch.device(device).type != "meta"
     if args and args[0] is None:
         args = args[1:]
     if args and not isinstance(args[0], torch.dtype):  # to(device, non_blocking, copy) has no dtype
-        args = (tensor.dtype, *args)
-    return func(tensor, *args, **kwargs) if args or kwargs else tensor
+        args = (x.dtype, *args)
+    return func(x, *args, **kwargs) if args or kwargs else x
 
 
 def _move(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,6 +14,7 @@ from torchledger.capture.shapes import Output
 from torchledger.record import Operation, OutputInfo, TensorInfo, TensorRef
 
 _UNKEYED = (torch.Generator,)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,23 @@ KINDS: dict[Any, Kind] = {}
 NO_OPERATION = Operation("", {}, (), ())  # stands in the memo for what is not booked
 
 
+def overloads(table: Mapping[str, T]) -> dict[Any, T]:
+    """Return a table by ATen overload for one by name, as in `mm.default`; a torch that lacks one goes without it."""
+    found: dict[Any, T] = {}
+    for name, value in table.items():
+        packet, _, overload = name.partition(".")
+        func = getattr(getattr(torch.ops.aten, packet, None), overload, None)
+        if func is not None:
+            found[func] = value
+    return found
+
+
 def learn(func: Any) -> Kind:
     namespace, _, packet = func._schema.name.partition("::")
     arguments = func._schema.arguments
     names = tuple(argument.name for argument in arguments)
+    # The schemas of batch norms keep it to themselves that training updates these.
+    undeclared = ("running_mean", "running_var") if "batch_norm" in packet and "backward" not in packet else ()
     kind = Kind(
         name=canonical(namespace, packet),
         parameters=names,
@@ -44,8 +59,11 @@ def learn(func: Any) -> Kind:
         takes_device="device" in names,
         composite=torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"),
         reshapes=torch.Tag.inplace_view in func.tags,
-        writes=tuple(a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write),
+        writes=tuple(
+            a.name for a in arguments if (a.alias_info is not None and a.alias_info.is_write) or a.name in undeclared
+        ),
         can_replay=torch.Tag.inplace_view not in func.tags
+        and "storage_offset" not in names  # counted from the start of the storage, which a key does not have
         and all(not (argument.kwarg_only and argument.alias_info is not None) for argument in arguments),
     )
     KINDS[func] = kind
@@ -69,7 +87,7 @@ def flatten(values: Any, tensors: list[torch.Tensor], key: list[Any]) -> bool:
                 key.append(len(value))
                 is_meta &= flatten(value, tensors, key)
             else:
-                key += (value.__class__, *value, len(value))
+                key += (*map(type, value), *value, len(value))
         elif isinstance(value, _UNKEYED):
             key.append(None)
         else:
@@ -77,23 +95,27 @@ def flatten(values: Any, tensors: list[torch.Tensor], key: list[Any]) -> bool:
     return is_meta
 
 
-def sharing(tensors: list[torch.Tensor]) -> Any:
-    """Return which tensors share a storage, and how far apart they lie in it; None where none do."""
-    storages = [tensor.untyped_storage()._cdata for tensor in tensors if tensor.layout is torch.strided]
+def sharing(tensors: list[torch.Tensor], storages: list[int]) -> Any:
+    """Return which tensors share one of `storages`, and how far apart they lie in it; None where none do."""
     if len(set(storages)) == len(storages):
         return None
     first: dict[int, torch.Tensor] = {}
     pattern = []
-    for tensor, storage in zip(tensors, storages, strict=False):
+    for tensor, storage in zip(tensors, storages, strict=True):
         base = first.setdefault(storage, tensor)
         pattern.append((storages.index(storage), tensor.storage_offset() - base.storage_offset(), tensor is base))
     return tuple(pattern)
 
 
+def storages_of(tensors: list[torch.Tensor]) -> list[int]:
+    """Return what identifies the storage of each tensor."""
+    return [tensor.untyped_storage()._cdata for tensor in tensors]
+
+
 def keyed(tensors: list[torch.Tensor]) -> list[Any]:
     key: list[Any] = []
     flatten(tensors, [], key)
-    return [*key, sharing(tensors)]
+    return [*key, sharing(tensors, storages_of(tensors))]
 
 
 def tensor_info(tensor: torch.Tensor) -> TensorInfo:
@@ -146,7 +168,8 @@ def operation_of(
 
 def _repeated(tensors: list[torch.Tensor], infos: tuple[TensorInfo, ...]) -> tuple[int, ...]:
     """Return the inputs that cover the same elements as an earlier one: the same tensor, or its transpose."""
-    if len(tensors) < 2 or sharing(tensors) is None:
+    strided = [tensor for tensor in tensors if tensor.layout == torch.strided]
+    if len(strided) < 2 or sharing(strided, storages_of(strided)) is None:
         return ()
     seen: set[Any] = set()
     repeated = []

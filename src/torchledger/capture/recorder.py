@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +52,7 @@ class _Life(weakref.ref[torch.UntypedStorage]):
     """A storage's weak reference that knows its allocation."""
 
     __slots__ = ("allocation", "storage")
-    allocation: Allocation
+    allocation: Allocation | None
     storage: int
 
 
@@ -85,7 +85,9 @@ class Recorder(TorchDispatchMode):
         self._paused = False
         self._places: dict[Any, int] = {}  # id of an operation (held there), or its key -> place in record.operations
         self._lives: list[_Life] = []
-        self._own: set[int] = set()  # storages alive that this run may write to: its own, and copies made for it
+        self._known: set[int] = set()  # storages alive that are booked
+        self._protected: set[int] = set()  # those that a real run must set aside before it writes to them
+        self.saw_foreign = False  # a tensor that no operation seen here made
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -103,18 +105,34 @@ class Recorder(TorchDispatchMode):
     def born(self, tensor: torch.Tensor, kind: StorageKind = "activation") -> None:
         """Book the storage of `tensor` as alive from now on."""
         storage = tensor.untyped_storage()
-        if kind not in ("parameter", "constant"):
-            self._own.add(storage._cdata)
-        allocation = Allocation(storage.nbytes(), len(self.record.entries), None, kind)
+        if storage._cdata not in self._known:
+            if kind in ("parameter", "constant"):
+                self._protected.add(storage._cdata)
+            allocation = Allocation(storage.nbytes(), len(self.record.entries), None, kind)
+            self.record.allocations.append(allocation)
+            self._watch(storage, allocation)
+
+    def know(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Take the storages of `tensors` as accounted for, without booking them."""
+        for tensor in tensors:
+            if tensor.layout == torch.strided:
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._known:
+                    self._watch(storage, None)
+
+    def _watch(self, storage: torch.UntypedStorage, allocation: Allocation | None) -> None:
+        """Know a storage by its address until it dies: the next one may get the same."""
         life = _Life(storage, self._died)
         life.allocation = allocation
         life.storage = storage._cdata
+        self._known.add(storage._cdata)
         self._lives.append(life)
-        self.record.allocations.append(allocation)
 
     def _died(self, life: _Life) -> None:
-        life.allocation.died = len(self.record.entries)
-        self._own.discard(life.storage)
+        if life.allocation is not None:
+            life.allocation.died = len(self.record.entries)
+        self._known.discard(life.storage)
+        self._protected.discard(life.storage)
 
     def close(self) -> None:
         """Stop listening to storages: what is alive now outlived the run."""
@@ -162,21 +180,18 @@ class Recorder(TorchDispatchMode):
         kind = KINDS.get(func) or learn(func)
         if kind.name is None and args and is_lazy(args[0]):
             return func(*args, **kwargs)  # the .data of a lazy parameter, which has no shape yet
-        if self._paused or self._twins is None:
-            if self._twins is not None:
-                args, kwargs = self._on_meta(kind, args, kwargs)
-            elif self._copies is not None and kind.writes:
-                given = dict(zip(kind.parameters, args, strict=False)) | kwargs
-                for tensor in tensors_in([given.get(name) for name in kind.writes]):
-                    if tensor.layout == torch.strided and tensor.untyped_storage()._cdata not in self._own:
-                        self._copies.before_write(tensor)
-            return func(*args, **kwargs) if self._paused else self._run(func, kind, args, kwargs, None)
-        if kind.composite:
+        if kind.composite and not self._paused:
             # Only inference mode lets these through whole; what they are made of is what the other modes run.
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
+        if self._paused or self._twins is None:
+            if self._twins is not None:
+                args, kwargs = self._on_meta(kind, args, kwargs)
+            else:
+                self._guard(kind, args, kwargs)
+            return func(*args, **kwargs) if self._paused else self._run(func, kind, args, kwargs, None)
         tensors: list[torch.Tensor] = []
         key: list[Any] = [func, torch.get_default_dtype()]
         is_meta = flatten(args, tensors, key)
@@ -188,10 +203,14 @@ class Recorder(TorchDispatchMode):
             return self._handle(func, args, kwargs)
         if kind.takes_device:
             args, kwargs = self._on_meta(kind, args, kwargs)
-        if not kind.can_replay or not tensors or self._memo is None:
+        storages = [tensor.untyped_storage()._cdata for tensor in tensors if tensor.layout is torch.strided]
+        if not self._known.issuperset(storages):
+            self.saw_foreign = True
+            self.know(tensors)
+        if not kind.can_replay or len(storages) < len(tensors) or not tensors or self._memo is None or self.autocast:
             return self._run(func, kind, args, kwargs, None)
         if len(tensors) > 1:
-            key.append(sharing(tensors))
+            key.append(sharing(tensors, storages))
         known = tuple(key)
         template = self._memo.get(known) or self._by_rule(func, kind, args, kwargs, tensors, known)
         if template is None:
@@ -200,6 +219,21 @@ class Recorder(TorchDispatchMode):
         if kind.name is not None:
             self._book(self._place_of(template.operation), template.outputs, returned)
         return returned[0] if template.container is None else template.container(returned)
+
+    def _guard(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Set aside what an operation of a real run is about to change that is not this run's own."""
+        if self._copies is None:
+            return
+        if isinstance(kwargs.get("generator"), torch.Generator):
+            self._copies.before_draw(kwargs["generator"])
+        if not kind.writes:
+            return
+        given = dict(zip(kind.parameters, args, strict=False)) | kwargs
+        for tensor in tensors_in([given.get(name) for name in kind.writes]):
+            if tensor.layout == torch.strided:
+                storage = tensor.untyped_storage()._cdata
+                if storage not in self._known or storage in self._protected:
+                    self._copies.before_write(tensor)
 
     def _by_rule(
         self,
@@ -246,6 +280,8 @@ class Recorder(TorchDispatchMode):
         is_remembered = key is not None and can_replay and self._memo is not None
         if is_remembered:
             self._memo.put(key, Template(operation, outputs, container))  # type: ignore[union-attr]
+        if not is_booked:
+            self.know(returned)
         if is_booked:
             place = self._place_of(operation, None if is_remembered else identity(operation))
             self._book(place, outputs, returned)
@@ -289,8 +325,7 @@ class Recorder(TorchDispatchMode):
     def _twin(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._twins is None or tensor.is_meta:
             return tensor
-        is_new = not self._twins.has(tensor)
-        twin = self._twins.of(tensor)
+        twin, is_new = self._twins.of_passing(tensor)
         if is_new and twin.layout == torch.strided:
             self.born(twin, "constant")
         return twin

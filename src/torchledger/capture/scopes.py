@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from torchledger.capture.interrupts import uninterrupted
 from torchledger.inputs import tensors_in
 from torchledger.record import ModuleCall, ModuleInfo, Record
 
@@ -44,6 +45,8 @@ class Scopes:
         self._outer_error = sys.exc_info()[1]
         self._modules: dict[tuple[str, int], int] = {}
         self._relative: dict[int, dict[int, str]] = {}
+        self._walked: set[int] = set()
+        self._held: list[nn.Module] = []  # forward may make modules: their ids stay their own while this lasts
         for number, (path, module) in enumerate(self._first.values()):
             self._modules[path, id(module)] = len(record.modules)
             record.modules.append(ModuleInfo(path, type(module).__name__, not module._modules, number))
@@ -54,15 +57,17 @@ class Scopes:
         self._handles: list[Any] = []
 
     def __enter__(self) -> Scopes:
-        self._handles.append(register_module_forward_pre_hook(self._enter))
-        self._handles.append(register_module_forward_hook(self._leave, with_kwargs=True, always_call=True))
+        with uninterrupted():
+            self._handles.append(register_module_forward_pre_hook(self._enter))
+            self._handles.append(register_module_forward_hook(self._leave, with_kwargs=True, always_call=True))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-            # torch (2.13) forgets to take the hook off this list.
-            getattr(torch_module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
+        with uninterrupted():
+            for handle in self._handles:
+                handle.remove()
+                # torch (2.13) forgets to take the hook off this list.
+                getattr(torch_module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         if threading.get_ident() != self._thread:
@@ -107,14 +112,18 @@ class Scopes:
         """Return the module's row, under the path of the module that calls it where that one holds it."""
         relative = self._relative.get(id(caller))
         if relative is None:
+            self._held.append(caller)
             relative = {id(child): name for name, child in reversed(caller._modules.items()) if child is not None}
             self._relative[id(caller)] = relative
         name = relative.get(id(module))
         if name is None:
-            # Not a direct child: somewhere below the caller (a ModuleList's item), else anywhere in the model.
-            found = walk(caller).get(id(module))
-            name = found[0] if found is not None else ""
-            relative[id(module)] = name
+            # Not a direct child: somewhere below the caller (a ModuleList's item), else anywhere in the model. One
+            # walk finds the places of all.
+            if id(caller) not in self._walked:
+                self._walked.add(id(caller))
+                for number, (path, _) in walk(caller).items():
+                    relative.setdefault(number, path)
+            name = relative.setdefault(id(module), "")
         if name:
             path = f"{caller_path}.{name}" if caller_path else name
         elif id(module) in self._first:
@@ -123,6 +132,7 @@ class Scopes:
             path = f"{caller_path}.<{type(module).__name__}>".lstrip(".")
         key = (path, id(module))
         if key not in self._modules:
+            self._held.append(module)
             same_as = self._first[id(module)][0] if id(module) in self._first else None
             same_as = None if same_as == path else same_as
             self._modules[key] = len(self.record.modules)

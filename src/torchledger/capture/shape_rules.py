@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from torchledger.capture.operations import overloads
 from torchledger.capture.shapes import Output
 
 Outputs = tuple[Output, ...]
@@ -23,15 +24,26 @@ _SHARED = frozenset((torch.float32, torch.float64))  # statistics have the dtype
 
 def fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Output:
     """Return a contiguous output in a storage of its own."""
+    return Output(None, False, torch.Size(shape), _contiguous(shape), dtype, 0)
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     stride = [1] * len(shape)
     for dim in range(len(shape) - 2, -1, -1):
         stride[dim] = stride[dim + 1] * max(shape[dim + 1], 1)
-    return Output(None, False, torch.Size(shape), tuple(stride), dtype, 0)
+    return tuple(stride)
+
+
+def _is_channels_last(tensor: Any) -> bool:
+    """Whether channels lie innermost, and not by chance (one channel, or one place, is contiguous as well)."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    wanted = formats.get(tensor.dim())
+    return wanted is not None and not tensor.is_contiguous() and bool(tensor.is_contiguous(memory_format=wanted))
 
 
 def _plain(tensor: Any) -> bool:
-    # A dimension of size 1 may have any stride and still count as contiguous.
-    return bool(tensor.is_contiguous()) and 1 not in tensor.shape[1:]
+    # A dimension of size 1 may have any stride and still count as contiguous; without elements, so may all.
+    return bool(tensor.is_contiguous()) and 1 not in tensor.shape[1:] and 0 not in tensor.shape
 
 
 def _convolution(
@@ -46,7 +58,10 @@ def _convolution(
     groups: int,
 ) -> Outputs | None:
     spatial = weight.dim() - 2
-    if transposed or x.dim() != weight.dim() or spatial < 1 or x.dtype != weight.dtype or not x.is_contiguous():
+    if transposed or x.dim() != weight.dim() or spatial < 1 or x.dtype != weight.dtype:
+        return None
+    channels_last = _is_channels_last(x) or _is_channels_last(weight)
+    if not channels_last and not x.is_contiguous():
         return None
     if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups or not x.numel():
         return None
@@ -60,7 +75,13 @@ def _convolution(
         if room < 0 or step < 1 or pad < 0:
             return None
         sizes.append(room // step + 1)
-    return (fresh((x.shape[0], weight.shape[0], *sizes), x.dtype),)
+    made = fresh((x.shape[0], weight.shape[0], *sizes), x.dtype)
+    if not channels_last:
+        return (made,)
+    # As real kernels do, on CPU and CUDA; torch's meta kernel forgets the layout.
+    inner = _contiguous((*sizes, weight.shape[0]))
+    stride = (math.prod(made.size[1:]), 1, *inner[:-1])
+    return (made._replace(stride=stride),)
 
 
 def _max_pool(
@@ -171,27 +192,26 @@ def _cat(tensors: Any, dim: int = 0) -> Outputs | None:
     return (fresh(shape, first.dtype),) if math.prod(shape) else None
 
 
-def _table() -> dict[Any, Callable[..., Outputs | None]]:
-    aten = torch.ops.aten
-    table: dict[Any, Callable[..., Outputs | None]] = {
-        aten.convolution.default: _convolution,
-        aten.max_pool2d_with_indices.default: _max_pool,
-        aten.avg_pool2d.default: _avg_pool,
-        aten.native_batch_norm.default: _batch_norm,
-        aten.native_layer_norm.default: _layer_norm,
-        aten.cat.default: _cat,
-        aten.mm.default: _mm,
-        aten.addmm.default: _addmm,
-        aten.bmm.default: _bmm,
-        aten.add.Tensor: _binary,
-        aten.sub.Tensor: _binary,
-        aten.mul.Tensor: _binary,
+def _table() -> dict[str, Callable[..., Outputs | None]]:
+    table: dict[str, Callable[..., Outputs | None]] = {
+        "convolution.default": _convolution,
+        "max_pool2d_with_indices.default": _max_pool,
+        "avg_pool2d.default": _avg_pool,
+        "native_batch_norm.default": _batch_norm,
+        "native_layer_norm.default": _layer_norm,
+        "cat.default": _cat,
+        "mm.default": _mm,
+        "addmm.default": _addmm,
+        "bmm.default": _bmm,
+        "add.Tensor": _binary,
+        "sub.Tensor": _binary,
+        "mul.Tensor": _binary,
     }
     for name in ("relu", "gelu", "silu", "hardswish", "hardsigmoid", "hardtanh", "sigmoid"):
-        table[getattr(aten, name).default] = _unary
+        table[f"{name}.default"] = _unary
     for name in ("relu_", "silu_", "hardswish_", "hardsigmoid_", "hardtanh_", "sigmoid_"):
-        table[getattr(aten, name).default] = _unary_in_place
+        table[f"{name}.default"] = _unary_in_place
     return table
 
 
-RULES = _table()
+RULES = overloads(_table())

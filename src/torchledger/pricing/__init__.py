@@ -14,7 +14,7 @@ CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention
 
 def convention(name: str) -> Convention:
     """Return the convention called `name`. Raise UserError where there is none."""
-    if name not in CONVENTIONS:
+    if not isinstance(name, str) or name not in CONVENTIONS:
         raise UserError(
             f"unknown convention {name!r}; the conventions are {', '.join(CONVENTIONS)}."
             f"{close_matches(str(name), CONVENTIONS)}"

@@ -63,8 +63,8 @@ def integers(value: object) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(v for v in value if isinstance(v, int))  # type: ignore[attr-defined]
 
 
-def number(operation: Operation, name: str, default: int = 0) -> int:
-    """Return an argument that is a whole number."""
+def number(operation: Operation, name: str, default: int | None = None) -> int:
+    """Return an argument that is a whole number. Raise TypeError where it is none."""
     value = operation.arguments.get(name, default)
     if not isinstance(value, int):
         raise TypeError(f"{operation.name} has {name}={value!r}")
@@ -464,7 +464,7 @@ def batch_norm_flops(operation: Operation) -> int:
     """Eval: subtract, scale, weight, bias, and 2 a channel (eps, rsqrt). Training: as LayerNorm over each channel
     (7 n + 2), and 3 for each of two running statistics."""
     x = first(operation)
-    channels = x.shape[1] if len(x.shape) > 1 else 1
+    channels = x.shape[1]
     if not operation.arguments.get("training"):
         return normalised(operation, x.elements, channels, statistics=1, constant=2)
     running = 6 if operation.tensor("running_mean") is not None else 0

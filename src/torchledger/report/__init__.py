@@ -3,6 +3,6 @@
 from torchledger.report.csv import to_csv
 from torchledger.report.json_ import table_to_json
 from torchledger.report.markdown import to_markdown
-from torchledger.report.text import to_text
+from torchledger.report.text import for_stream, to_text
 
-__all__ = ["table_to_json", "to_csv", "to_markdown", "to_text"]
+__all__ = ["for_stream", "table_to_json", "to_csv", "to_markdown", "to_text"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from torchledger.report.text import printable
+from torchledger.errors import printable
 from torchledger.views import AtLeast, Cell, Column, Table
 
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # would move the cursor where a file is shown

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from torchledger.report.text import cell_text, heading, printable, shown_columns, shown_rows
+from torchledger.errors import printable
+from torchledger.report.text import cell_text, heading, shown_columns, shown_rows
 from torchledger.views import Table
 
 

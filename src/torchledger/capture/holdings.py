@@ -1,0 +1,231 @@
+"""What hangs on a model: taking it down, putting stand-ins in its place, and putting every bit of it back."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from types import BuiltinFunctionType, EllipsisType, FunctionType, MethodType, ModuleType, NoneType
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchledger.capture.interrupts import uninterrupted
+from torchledger.capture.twins import Copies, Twins
+
+# What can hold nothing of the user's that changes in place, or is twinned on its own: most values that a module has.
+_TENSORS = (torch.Tensor, nn.Parameter)
+_PLAIN = frozenset(
+    {int, float, bool, complex, str, bytes, NoneType, EllipsisType, torch.Size, torch.dtype, torch.device}
+    | {*_TENSORS, FunctionType, BuiltinFunctionType, ModuleType, type}
+)
+# Objects of these packages lead out of the model, to what the whole process shares.
+_FOREIGN = frozenset(
+    "logging threading _thread io _io multiprocessing concurrent asyncio socket queue weakref _weakref".split()
+)
+_LARGEST_ARRAY = 1 << 22  # elements: larger numpy arrays are data sets rather than state, and are not copied
+
+
+class Swapped:
+    """The model with its tensors replaced by stand-ins: a context that puts back every attribute of every module.
+
+    So are the lists, dicts, sets, small arrays, random generators and objects that hang on a module, and its class,
+    also when the forward raises or when an attribute was added, removed or filled.
+    """
+
+    def __init__(self, roots: list[Any], stand_ins: Twins | Copies) -> None:
+        self._roots = roots  # modules, and what forward is given
+        self._stand_ins = stand_ins
+        self._seen: set[int] = set()
+        self._saved: list[tuple[Any, Any]] = []  # (dict, list, set, deque or array, a copy of it)
+        self._empty: list[Any] = []  # the same, with nothing in them: hooks for the most part
+        self._classes: list[tuple[nn.Module, type]] = []
+        self._slots: list[tuple[Any, str, Any]] = []
+        self._others: list[Callable[[], object]] = []  # what puts back random generators and scripted modules
+
+    def __enter__(self) -> Swapped:
+        with uninterrupted():
+            try:
+                self._keep(self._roots)
+                self._swap()
+            except BaseException:
+                self._restore()
+                raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with uninterrupted():
+            self._restore()
+
+    def _restore(self) -> None:
+        """Put everything back, each holder whatever happens to another; raise the first error at the end."""
+        steps: list[Callable[[], object]] = []
+        for module, kind in self._classes:
+            if type(module) is not kind:
+                steps.append(functools.partial(object.__setattr__, module, "__class__", kind))
+        steps += [functools.partial(_put_back, holder, type(holder)()) for holder in self._empty if holder]
+        steps += [functools.partial(_put_back, holder, content) for holder, content in self._saved]
+        steps += [functools.partial(object.__setattr__, *slot) for slot in self._slots]
+        steps += self._others
+        if isinstance(self._stand_ins, Copies):
+            steps.append(self._stand_ins.put_back)
+        errors: list[Exception] = []
+        for step in steps:
+            try:
+                step()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _keep(self, roots: list[Any]) -> None:
+        """Take down what `roots` and all that hangs on them hold. A loop with a stack of its own: objects nest deep."""
+        pending = list(reversed(roots))
+        seen, saved, empty = self._seen, self._saved, self._empty
+        while pending:
+            value = pending.pop()
+            kind = type(value)
+            if kind is OrderedDict or kind is dict:  # nearly all that a module holds
+                if not value:
+                    empty.append(value)
+                elif id(value) not in seen:
+                    seen.add(id(value))
+                    saved.append((value, dict(value)))
+                    pending += [item for item in value.values() if type(item) not in _PLAIN]
+            elif kind in _PLAIN or id(value) in seen:
+                continue
+            else:
+                seen.add(id(value))
+                # Some objects raise whatever one asks of them (a proxy whose target has gone): they stay as they are.
+                with contextlib.suppress(Exception):
+                    pending += self._take_down(value, kind)
+
+    def _take_down(self, value: Any, kind: type) -> list[Any]:
+        """Take down one value of a rarer kind; return what to look into next."""
+        inside: list[Any] = []
+        if isinstance(value, nn.Module):
+            self._classes.append((value, kind))
+            if isinstance(value, torch.jit.ScriptModule):
+                self._take_down_script(value)
+        elif isinstance(value, (dict, list, set, deque, bytearray)):
+            given: Any = value
+            # By the base class: a subclass may forbid `copy`, `update` and the like.
+            base: Any = next(k for k in (dict, list, set, deque, bytearray) if isinstance(value, k))
+            if base.__len__(given):
+                content: Any = dict(base.items(given)) if base is dict else base(base.__iter__(given))
+                self._saved.append((value, content))
+                if base is not bytearray:
+                    inside += content.values() if base is dict else content
+            else:
+                self._empty.append(value)
+            if kind is base:
+                return inside
+        elif isinstance(value, (tuple, frozenset)):
+            return list(value)
+        elif isinstance(value, MethodType):
+            return [value.__self__]
+        elif isinstance(value, torch.Generator):
+            self._others.append(functools.partial(value.set_state, value.get_state()))
+            return []
+        elif isinstance(value, random.Random):
+            self._others.append(functools.partial(value.setstate, value.getstate()))
+            return []
+        elif kind.__module__.partition(".")[0] == "numpy":
+            self._take_down_numpy(value, kind)
+            return []
+        elif isinstance(value, (torch.Tensor, type)) or kind.__module__.partition(".")[0] in _FOREIGN:
+            return []
+        for name in (name for base in kind.__mro__ for name in _slots_of(base)):
+            with contextlib.suppress(AttributeError):  # a slot may be empty
+                content = object.__getattribute__(value, name)
+                self._slots.append((value, name, content))
+                inside.append(content)
+        with contextlib.suppress(AttributeError):
+            inside.append(object.__getattribute__(value, "__dict__"))
+        return inside
+
+    def _take_down_numpy(self, value: Any, kind: type) -> None:
+        if kind.__name__ == "ndarray" and value.size <= _LARGEST_ARRAY and value.flags.writeable:
+            self._saved.append((value, value.copy()))
+        elif kind.__name__ == "RandomState":
+            self._others.append(functools.partial(value.set_state, value.get_state()))
+        elif kind.__name__ == "Generator":
+            bits = value.bit_generator
+            self._others.append(functools.partial(setattr, bits, "state", bits.state))
+
+    def _take_down_script(self, module: torch.jit.ScriptModule) -> None:
+        """Take down what a scripted module keeps in C++: its flag, and its buffers, which get stand-ins here."""
+        inner = module._c
+        self._others.append(functools.partial(inner.setattr, "training", module.training))
+        for name, tensor in module.named_buffers(recurse=False):
+            self._others.append(functools.partial(inner.setattr, name, tensor))
+            if isinstance(self._stand_ins, Copies):
+                inner.setattr(name, self._stand_ins.of(tensor))
+
+    def _swap(self) -> None:
+        """Put stand-ins for the tensors in all that was taken down."""
+        stand_in = self._stand_ins.of  # by type, not by isinstance: a proxy may raise when it is asked
+        for holder, content in self._saved:
+            if isinstance(content, dict):
+                assign = OrderedDict.__setitem__ if isinstance(holder, OrderedDict) else dict.__setitem__
+                for key, value in content.items():
+                    kind = type(value)
+                    if kind in _TENSORS or (kind not in _PLAIN and issubclass(kind, torch.Tensor)):
+                        with contextlib.suppress(NotImplementedError, RuntimeError):  # quantised: as it is
+                            assign(holder, key, stand_in(value))
+            elif isinstance(content, (list, deque)):
+                for index, value in enumerate(content):
+                    if issubclass(type(value), torch.Tensor):
+                        with contextlib.suppress(NotImplementedError, RuntimeError):
+                            type(content).__setitem__(holder, index, stand_in(value))
+        for holder, name, value in self._slots:
+            if issubclass(type(value), torch.Tensor):
+                with contextlib.suppress(NotImplementedError, RuntimeError):
+                    object.__setattr__(holder, name, stand_in(value))
+
+
+def _slots_of(base: type) -> tuple[str, ...]:
+    slots = base.__dict__.get("__slots__", ())
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    private = base.__name__.lstrip("_")
+    mangled = (f"_{private}{n}" if n.startswith("__") and not n.endswith("__") and private else n for n in names)
+    return tuple(name for name in mangled if name not in ("__dict__", "__weakref__"))
+
+
+def _put_back(holder: Any, content: Any) -> None:
+    """Make `holder` hold `content` again: add before removing, so that nothing is lost on the way."""
+    if isinstance(holder, dict):
+        _put_back_dict(holder, content)
+    elif isinstance(holder, list):
+        list.__setitem__(holder, slice(None), content)
+    elif isinstance(holder, set):
+        set.update(holder, content)
+        set.intersection_update(holder, content)
+    elif isinstance(holder, bytearray):
+        bytearray.__setitem__(holder, slice(None), content)
+    elif isinstance(holder, deque):
+        if len(holder) != len(content) or any(a is not b for a, b in zip(holder, content, strict=True)):
+            deque.clear(holder)
+            deque.extend(holder, content)
+    else:
+        holder[...] = content  # a numpy array
+
+
+def _put_back_dict(holder: Any, content: dict[Any, Any]) -> None:
+    ordered = isinstance(holder, OrderedDict)
+    base: Any = OrderedDict if ordered else dict
+    for key, value in content.items():
+        if dict.get(holder, key, _MISSING) is not value:
+            base.__setitem__(holder, key, value)
+    for key in [key for key in dict.keys(holder) if key not in content]:
+        base.__delitem__(holder, key)
+    if list(base.__iter__(holder)) != list(content):  # a key that was taken out and came back stands last
+        for key, value in content.items():
+            base.__delitem__(holder, key)
+            base.__setitem__(holder, key, value)
+
+
+_MISSING = object()

@@ -1,0 +1,284 @@
+"""What hangs on a model is put back, whatever it is made of; what cannot be looked into is left alone."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import random
+import signal
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from torchledger import ForwardError, analyze, stat
+from torchledger.capture.interrupts import uninterrupted
+
+
+class Held(nn.Module):
+    """A model that holds `held` and runs `function(held, x)`."""
+
+    def __init__(self, held: Any, function: Any) -> None:
+        super().__init__()
+        self.held, self.function = held, function
+        self.spare = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.function(self.held, x)
+        return x + 1
+
+
+class Counter:
+    """A plain object that can be called."""
+
+    def __init__(self) -> None:
+        self.n, self.w, self.cache = 0, torch.zeros(2), []
+
+    def __call__(self, x: torch.Tensor) -> None:
+        self.n += 1
+        self.w = self.w + x.sum()
+        self.cache.append(x)
+
+    def state(self) -> Any:
+        return self.n, self.w.tolist(), list(self.cache)
+
+
+class Slotted:
+    __slots__ = ("__own", "w")
+
+    def __init__(self) -> None:
+        self.w, self.__own = torch.zeros(2), 0
+
+    def bump(self, x: torch.Tensor) -> None:
+        self.w, self.__own = self.w + x.sum(), self.__own + 1
+
+    def state(self) -> Any:
+        return self.w.tolist(), self.__own
+
+
+class Frozen(collections.OrderedDict):  # type: ignore[type-arg]
+    """As transformers' ModelOutput: what would change it in bulk is forbidden."""
+
+    def update(self, *_: Any, **__: Any) -> None:
+        raise TypeError("no update")
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError("no del")
+
+
+class Tagged(dict):  # type: ignore[type-arg]
+    """A dict with an attribute of its own."""
+
+
+def tagged() -> Tagged:
+    made = Tagged(a=1)
+    made.tag = torch.zeros(2)
+    return made
+
+
+def set_tag(held: Tagged, x: torch.Tensor) -> None:
+    held.tag = held.tag + x.sum()
+    held["b"] = x
+
+
+counter = Counter()
+CASES: dict[str, tuple[Any, Any, Any]] = {
+    "callable object": (Counter(), lambda h, x: h(x), lambda h: h.state()),
+    "bound method": (Counter().__call__, lambda h, x: h(x), lambda h: h.__self__.state()),
+    "slots": (Slotted(), lambda h, x: h.bump(x), lambda h: h.state()),
+    "array": (numpy.zeros(3), lambda h, x: h.__iadd__(1), lambda h: h.tolist()),
+    "bytearray": (bytearray(b"ab"), lambda h, x: h.extend(b"c"), bytes),
+    "frozen dict": (Frozen(a=torch.zeros(1)), lambda h, x: h.__setitem__("b", x), lambda h: [*h, h["a"].tolist()]),
+    "tagged dict": (tagged(), set_tag, lambda h: (dict(h), h.tag.tolist())),
+    "order of keys": ({"a": 1, "b": 2}, lambda h, x: h.__setitem__("a", h.pop("a")), list),
+    "random": (random.Random(1), lambda h, x: h.random(), lambda h: h.getstate()),
+    "numpy generator": (numpy.random.default_rng(1), lambda h, x: h.random(), lambda h: str(h.bit_generator.state)),
+    "torch generator": (
+        torch.Generator(),
+        lambda h, x: torch.randn(2, generator=h, device="cpu"),
+        lambda h: h.get_state().tolist(),
+    ),
+}
+
+
+@pytest.mark.parametrize("measured", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_put_back(case: str, measured: bool) -> None:
+    held, function, state = CASES[case]
+    before = state(held)
+    model = Held(held, function)
+    _ = stat(model, (2,), measure=True) if measured else analyze(model, (2,))
+    assert state(held) == before
+    assert model.held is held
+
+
+def test_objects_among_the_inputs() -> None:
+    class Data:
+        pass
+
+    data = Data()
+    data.x, data.log = torch.zeros(1, 4), []  # type: ignore[attr-defined]
+    x = data.x  # type: ignore[attr-defined]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, given: Any) -> torch.Tensor:
+            given.x = self.fc(given.x)
+            given.log.append(given.x)
+            return given.x
+
+    assert analyze(Net(), data).totals()["macs"] == 16
+    assert data.x is x and data.log == []  # type: ignore[attr-defined]
+
+
+def test_tensors_of_closures_in_a_measured_run() -> None:
+    mean, var = torch.zeros(3), torch.ones(3)
+    generator = torch.Generator()
+    state = generator.get_state()
+
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            noise = torch.randn(3, generator=generator, device=generator.device if x.device.type == "cpu" else x.device)
+            return F.batch_norm(x, mean, var, training=True) + noise
+
+    stat(Net(), torch.randn(4, 3), measure=True)
+    assert (mean.tolist(), var.tolist()) == ([0.0] * 3, [1.0] * 3)
+    assert torch.equal(generator.get_state(), state)
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_scripted_modules(measured: bool) -> None:
+    model = nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout())))
+    for training in (True, False):
+        model.train(training)
+        flags = [module.training for module in model.modules()]
+        values = [(name, tensor.tolist()) for name, tensor in model.state_dict().items()]
+        for mode in ("eval", "train"):
+            stat(model, torch.randn(3, 4), mode=mode, measure=measured)  # type: ignore[arg-type]
+            assert [module.training for module in model.modules()] == flags
+            assert [(name, tensor.tolist()) for name, tensor in model.state_dict().items()] == values
+    assert model(torch.randn(3, 4)).device.type == "cpu"
+
+
+@pytest.mark.parametrize("mode", [FlopCounterMode(display=False), torch.device("cpu")])
+def test_modes_that_forward_leaves_on_come_off(mode: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(9, 9))
+    model.register_forward_pre_hook(lambda *_: (mode.__enter__(), None)[1])
+    with pytest.raises(ForwardError, match="expects 9 features, got 4"):
+        analyze(model, (4,))
+    assert (torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()) == (0, 0)
+    assert torch.ones(2).device.type == "cpu"
+
+
+def test_loggers_stay_registered() -> None:
+    name = f"made in forward {random.random()}"
+    analyze(Held(logging.getLogger("held"), lambda held, x: logging.getLogger(name)), (2,))
+    assert name in logging.Logger.manager.loggerDict
+
+
+class Vicious:
+    """Raises whatever one asks of it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("hands off")
+
+
+def dead() -> Any:
+    target = Counter()
+    return weakref.proxy(target)
+
+
+@pytest.mark.parametrize("make", [Vicious, dead, type("Odd", (), {"__module__": None})])
+def test_objects_that_cannot_be_looked_into(make: Any) -> None:
+    model = Held(None, lambda held, x: None)
+    model.__dict__["held"] = make()  # nn.Module itself would look at it
+    assert analyze(model, (2,)).totals()["flops"] == 2
+
+
+def test_plain_tensor_attributes_are_no_strangers() -> None:
+    model = Held([torch.zeros(2), {"a": torch.zeros(2)}], lambda held, x: held[0] + held[1]["a"])
+    assert analyze(model, (2,)).assumptions == []
+
+
+def test_result_of_another_thread_is_an_assumption() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        model = Held(pool, lambda held, x: x + held.submit(torch.add, x, x).result())
+        assert any("unknown origin" in assumption for assumption in analyze(model, (2,)).assumptions)
+
+
+def test_model_made_in_inference_mode_can_be_measured() -> None:
+    with torch.inference_mode():
+        model = nn.Linear(4, 4)
+    assert stat(model, (4,), measure=True).record.measurement is not None
+
+
+def test_many_items_of_a_module_list_are_found_in_one_walk() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(1, 1)) for _ in range(1500))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    import torchledger.capture.scopes as scopes
+
+    walks = 0
+    walk = scopes.walk
+
+    def counted(model: nn.Module) -> Any:
+        nonlocal walks
+        walks += 1
+        return walk(model)
+
+    model = Net()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scopes, "walk", counted)
+        assert analyze(model, (1,)).totals()["macs"] == 1500
+    assert walks == 1
+
+
+def test_two_threads_that_measure() -> None:
+    import sys
+
+    stdout = sys.stdout
+    threads = [threading.Thread(target=lambda: stat(nn.Linear(2, 2), (2,), measure=True)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sys.stdout is stdout
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_interrupt_waits_until_all_is_back() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("put back")
+    assert done == ["put back"]
+
+
+def test_interrupt_in_forward_puts_everything_back() -> None:
+    def interrupt(held: Any, x: torch.Tensor) -> None:
+        held.append(x)
+        raise KeyboardInterrupt
+
+    model = Held([1], interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        analyze(model, (2,))
+    assert model.held == [1] and model.training
+    assert torch._C._len_torch_dispatch_stack() == 0
