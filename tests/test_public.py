@@ -15,7 +15,7 @@ MODEL_ARGUMENTS = ["kwargs", "batch", "mode", "input_dtype", "model_dtype"]
 def test_names() -> None:
     assert sorted(torchledger.__all__) == dir(torchledger)
     assert set(torchledger.__all__) == {
-        "ForwardError", "Ledger", "Table", "UserError", "__version__", "analyze", "stat"
+        "AtLeast", "ForwardError", "Ledger", "Table", "UserError", "__version__", "analyze", "stat"
     }  # fmt: skip
     assert torchledger.__version__ == "0.1.0"
 

@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from torchledger.api import analyze, stat
     from torchledger.errors import UserError
     from torchledger.ledger import ForwardError, Ledger, Table
+    from torchledger.views import AtLeast
 
 __version__ = "0.1.0"
-__all__ = ["ForwardError", "Ledger", "Table", "UserError", "__version__", "analyze", "stat"]
+__all__ = ["AtLeast", "ForwardError", "Ledger", "Table", "UserError", "__version__", "analyze", "stat"]
 
 _HOME = {
     "analyze": "torchledger.api",
     "stat": "torchledger.api",
     "UserError": "torchledger.errors",
+    "AtLeast": "torchledger.views",
     "ForwardError": "torchledger.ledger",
     "Ledger": "torchledger.ledger",
     "Table": "torchledger.ledger",

@@ -283,7 +283,7 @@ def _table(
     if measured:
         columns += [
             Column("seconds_measured", "seconds", "s", weight=65),
-            Column("duration_percent", "duration", "%", weight=66),
+            Column("duration_percent", "duration[%]" if convention.exact else "duration", "%", weight=66),
         ]
     if not convention.leaves_only:
         columns += [Column(name, name, weight=1) for name in COUNTS]

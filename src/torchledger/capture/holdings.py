@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from types import BuiltinFunctionType, EllipsisType, FunctionType, MethodType, ModuleType, NoneType
@@ -26,6 +27,7 @@ _PLAIN = frozenset(
 _FOREIGN = frozenset(
     "logging threading _thread io _io multiprocessing concurrent asyncio socket queue weakref _weakref".split()
 )
+_SET_ATTRIBUTE: Any = nn.Module.__setattr__
 _LARGEST_ARRAY = 1 << 22  # elements: larger numpy arrays are data sets rather than state, and are not copied
 
 
@@ -97,6 +99,10 @@ class Swapped:
                     pending += [item for item in value.values() if type(item) not in _PLAIN]
             elif kind in _PLAIN or id(value) in seen:
                 continue
+            elif kind.__setattr__ is _SET_ATTRIBUTE and not _slots_of(kind):  # a module of the common sort
+                seen.add(id(value))
+                self._classes.append((value, kind))
+                pending.append(value.__dict__)
             else:
                 seen.add(id(value))
                 # Some objects raise whatever one asks of them (a proxy whose target has gone): they stay as they are.
@@ -138,7 +144,7 @@ class Swapped:
             return []
         elif isinstance(value, (torch.Tensor, type)) or kind.__module__.partition(".")[0] in _FOREIGN:
             return []
-        for name in (name for base in kind.__mro__ for name in _slots_of(base)):
+        for name in _slots_of(kind):
             with contextlib.suppress(AttributeError):  # a slot may be empty
                 content = object.__getattribute__(value, name)
                 self._slots.append((value, name, content))
@@ -187,12 +193,23 @@ class Swapped:
                     object.__setattr__(holder, name, stand_in(value))
 
 
-def _slots_of(base: type) -> tuple[str, ...]:
-    slots = base.__dict__.get("__slots__", ())
-    names = (slots,) if isinstance(slots, str) else tuple(slots)
-    private = base.__name__.lstrip("_")
-    mangled = (f"_{private}{n}" if n.startswith("__") and not n.endswith("__") and private else n for n in names)
-    return tuple(name for name in mangled if name not in ("__dict__", "__weakref__"))
+_SLOTS: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
+
+
+def _slots_of(kind: type) -> tuple[str, ...]:
+    """Return the names of all slots of a class, as they are stored."""
+    known = _SLOTS.get(kind)
+    if known is not None:
+        return known
+    found: list[str] = []
+    for base in kind.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        private = base.__name__.lstrip("_")
+        for name in (slots,) if isinstance(slots, str) else tuple(slots):
+            is_private = name.startswith("__") and not name.endswith("__") and private
+            found.append(f"_{private}{name}" if is_private else name)
+    _SLOTS[kind] = tuple(name for name in found if name not in ("__dict__", "__weakref__"))
+    return _SLOTS[kind]
 
 
 def _put_back(holder: Any, content: Any) -> None:
@@ -215,17 +232,16 @@ def _put_back(holder: Any, content: Any) -> None:
 
 
 def _put_back_dict(holder: Any, content: dict[Any, Any]) -> None:
-    ordered = isinstance(holder, OrderedDict)
-    base: Any = OrderedDict if ordered else dict
-    for key, value in content.items():
-        if dict.get(holder, key, _MISSING) is not value:
+    base: Any = OrderedDict if isinstance(holder, OrderedDict) else dict
+    if type(holder) is base:
+        holder.update(content)
+    else:  # a subclass may forbid it
+        for key, value in content.items():
             base.__setitem__(holder, key, value)
-    for key in [key for key in dict.keys(holder) if key not in content]:
-        base.__delitem__(holder, key)
+    if len(holder) != len(content):
+        for key in [key for key in base.__iter__(holder) if key not in content]:
+            base.__delitem__(holder, key)
     if list(base.__iter__(holder)) != list(content):  # a key that was taken out and came back stands last
         for key, value in content.items():
             base.__delitem__(holder, key)
             base.__setitem__(holder, key, value)
-
-
-_MISSING = object()
