@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from torchledger.pricing import CONVENTIONS, FULL, TORCHSTAT, full, torchstat
+from torchledger.pricing import CONVENTIONS, FULL, TORCHSTAT, full, rules, torchstat
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -47,7 +48,8 @@ def conventions() -> str:
         "Made by `make docs` from the rules in `src/torchledger/pricing`. An operation has its ATen name without",
         "overload, or the one name that stands for all that devices run in its place (`batch_norm`,",
         "`scaled_dot_product_attention`); in place (`relu_`) it is priced as the plain form. n is the number of",
-        "elements that a row or a result is made of.",
+        "elements that a row or a result is made of. Inputs are read once: what comes twice, and a dimension of",
+        "stride 0, counts once, and what is only written to is not read.",
     ]
     for convention in CONVENTIONS.values():
         lines += ["", f"## {convention.name}", "", f"{convention.summary[0].upper()}{convention.summary[1:]}.", ""]
@@ -55,19 +57,37 @@ def conventions() -> str:
         for quantity in (*convention.of_calls, *convention.quantities):
             lines.append(f"| `{quantity.name}` | {quantity.unit} | {quantity.meaning} |")
         if convention is FULL:
-            lines += ["", "| operation | flops |", "| --- | --- |"]
-            by_text: dict[str, list[str]] = {}
+            lines += ["", "| operation | flops | reads | writes |", "| --- | --- | --- | --- |"]
+            groups: dict[tuple[str, str, str], list[str]] = {}
             for name, rule in full.RULES.items():
-                by_text.setdefault(rule.text, []).append(name)
-            lines += [
-                f"| {', '.join(f'`{name}`' for name in sorted(names))} | {text} |" for text, names in by_text.items()
-            ]
-            lines += ["", "Free: " + ", ".join(f"`{name}`" for name in sorted(full.FREE_OPERATIONS)) + "."]
+                groups.setdefault((rule.text, said(rule.bytes_read), said(rule.bytes_written)), []).append(name)
+            lines += [f"| {listed(names)} | {' | '.join(texts)} |" for texts, names in groups.items()]
+            lines += ["", f"Free: {listed(full.FREE_OPERATIONS)}."]
         if convention is TORCHSTAT:
-            priced = ", ".join(f"`{name}`" for name in sorted(torchstat.RULES))
-            lines += ["", f"Counted: {priced}; in leaf modules, with the 4 dimensions that torchstat knows.", ""]
-            lines += ["All other priced operations are outside of it."]
+            lines += ["", "| operation | what it counts |", "| --- | --- |"]
+            formulas: dict[str, list[str]] = {}
+            for name, formula in torchstat.RULES.items():
+                formulas.setdefault((formula.__doc__ or "").rstrip("."), []).append(name)
+            lines += [f"| {listed(names)} | {text} |" for text, names in formulas.items()]
+            lines += [
+                "",
+                "In leaf modules, with the number of dimensions that torchstat knows; every other priced operation is",
+                "outside of it. Inputs and outputs are read and written once; all is for one sample, times the batch.",
+            ]
     return "\n".join(lines) + "\n"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as code, in order."""
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
+def said(formula: Callable[..., int]) -> str:
+    """Return the first sentence of a formula's docstring."""
+    if formula is rules.inputs_bytes:
+        return "inputs"
+    text = (getattr(formula, "func", formula).__doc__ or "").strip().split("\n")[0].rstrip(".")
+    return text[:1].lower() + text[1:]
 
 
 def main() -> None:

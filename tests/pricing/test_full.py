@@ -1469,8 +1469,25 @@ MOVES = [
     (lambda x: x.half(), 12),
     (lambda x: F.pad(x, (1, 0), value=2.0), 15),
     (lambda x: F.pixel_shuffle(x.reshape(4, 3, 1), 2), 12),
-    (lambda x: x.topk(2), 6),
 ]
+
+# n ceil(log2 n) comparisons for each of rows rows, ceil(log2 8) = 3; ceil(log2(5 + 1)) = 3 a value among 5 edges
+ORDERED: list[tuple[Any, int]] = [
+    (lambda x: x.sort(dim=1), 4 * 8 * 3),
+    (lambda x: x.topk(2), 4 * 8 * 3),
+    (lambda x: x.sort(dim=0), 8 * 4 * 2),
+    (lambda x: x.median(), 32 * 5),
+    (lambda x: x[:, :1].sort(), 0),
+    (lambda x: torch.searchsorted(torch.zeros(5), x), 32 * 3),
+    (lambda x: torch.bucketize(x, torch.zeros(5)), 32 * 3),
+    (lambda x: x.int().sort(), 0),
+]
+
+
+@pytest.mark.parametrize(("function", "comparisons"), ORDERED)
+def test_orders_are_paid_in_comparisons(function: Any, comparisons: int) -> None:
+    work = [one for one in operations(function, torch.zeros(4, 8)) if one.name not in (*FREE_OPERATIONS, "zeros")]
+    assert sum(price(one).amounts["flops"] for one in work) == comparisons
 
 
 @pytest.mark.parametrize(("function", "elements"), MOVES)

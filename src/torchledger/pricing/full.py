@@ -60,11 +60,12 @@ MOVED = """
     cat stack clone contiguous to_copy repeat repeat_interleave flip roll rot90 tril triu tril_ triu_ constant_pad_nd
     reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
     pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col masked_fill masked_fill_ diag_embed
-    block_diag one_hot sort topk kthvalue median nanmedian mode _unique2 unique_consecutive unique_dim bucketize
-    searchsorted isin nonzero nonzero_static masked_select masked_scatter masked_scatter_ diagonal_scatter max_unpool2d
-    max_unpool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
-    _upsample_nearest_exact2d _upsample_nearest_exact3d complex equal
+    block_diag one_hot unique_consecutive isin nonzero nonzero_static masked_select masked_scatter masked_scatter_
+    diagonal_scatter max_unpool2d max_unpool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d complex equal
     """.split()
+# Put in order, or a part of it.
+ORDERED = "sort topk kthvalue median nanmedian mode _unique2 unique_dim".split()
 GATHERED = ["embedding", "index", "index_select", "gather", "take", "take_along_dim"]
 SCATTERED = """
     scatter scatter_ index_put index_put_ put put_ index_copy index_copy_ index_fill index_fill_ slice_scatter
@@ -213,6 +214,10 @@ def _table() -> dict[str, r.Rule]:
     for names, amount, constant, text in REDUCTIONS:
         table |= dict.fromkeys(names.split(), _rule(text, r.reduction(amount, constant)))
     table |= dict.fromkeys(MOVED, _rule("moved: 0 flops"))
+    ordered = _rule("n ceil(log2 n) a row, or over all of n: comparisons of a merge sort", r.ordering)
+    table |= dict.fromkeys(ORDERED, ordered)
+    searched = _rule("ceil(log2(n + 1)) a value: comparisons of a binary search among n", r.searching)
+    table |= dict.fromkeys(("searchsorted", "bucketize"), searched)
     table |= dict.fromkeys(GATHERED, _rule("moved: reads indices and output's size", read=r.gathered_bytes))
     scattered = _rule(
         "moved: reads indices and source, writes as many; 1 an element where it accumulates",

@@ -86,6 +86,7 @@ def window(operation: Operation, dimensions: int) -> int:
 
 
 def nothing(operation: Operation) -> int:
+    """Nothing."""
     return 0
 
 
@@ -105,14 +106,17 @@ def inputs_bytes(operation: Operation, skipped: frozenset[int] = frozenset()) ->
 
 
 def outputs_bytes(operation: Operation) -> int:
+    """All outputs."""
     return sum(output.tensor.distinct_bytes for output in operation.outputs)
 
 
 def output_bytes(operation: Operation) -> int:
+    """The output."""
     return out(operation).distinct_bytes
 
 
 def first_bytes(operation: Operation) -> int:
+    """The first input."""
     return first(operation).distinct_bytes
 
 
@@ -371,12 +375,6 @@ def per_output(amount: int) -> Formula:
     return lambda operation: amount * out(operation).elements if is_arithmetic(operation) else 0
 
 
-def per_list_element(amount: int) -> Formula:
-    return lambda operation: (
-        amount * sum(t.elements for t in operation.tensors("self")) if is_arithmetic(operation) else 0
-    )
-
-
 def reduction(amount: int, per_result: int) -> Formula:
     """Return `amount` for each input element and `per_result` for each result: n - 1 for a sum is (1, -1)."""
 
@@ -395,6 +393,23 @@ def scan(operation: Operation) -> int:
     dim = operation.arguments.get("dim")
     length = x.shape[dim] if isinstance(dim, int) and x.shape else 1
     return x.elements - x.elements // length if is_arithmetic(operation) and length else 0
+
+
+def ordering(operation: Operation) -> int:
+    """Comparisons of a merge sort: n ceil(log2 n) for each row of n, along `dim` or over all elements."""
+    x = first(operation)
+    if not is_arithmetic(operation) or not x.elements:
+        return 0
+    length = row_length(operation) if "dim" in operation.arguments else x.elements
+    return x.elements * (length - 1).bit_length()
+
+
+def searching(operation: Operation) -> int:
+    """Comparisons of a binary search among n: ceil(log2(n + 1)) for each value."""
+    if not is_arithmetic(operation):
+        return 0
+    edges = need(operation, "sorted_sequence", "boundaries")
+    return out(operation).elements * (edges.shape[-1] if edges.shape else 1).bit_length()
 
 
 def row_length(operation: Operation) -> int:

@@ -42,6 +42,7 @@ def _out(operation: Operation) -> TensorInfo:
 
 
 def _convolution(operation: Operation) -> Amounts | None:
+    """MAdd: k products and k - 1 sums an output, 1 more for a bias, k = kernel C / groups; Flops: k (+ 1) an output."""
     x, weight, bias, out = _first(operation), operation.tensor("weight"), operation.tensor("bias"), _out(operation)
     if weight is None or len(weight.shape) != 4 or len(x.shape) != 4:
         return None
@@ -62,6 +63,7 @@ def _convolution(operation: Operation) -> Amounts | None:
 
 
 def _linear(operation: Operation) -> Amounts | None:
+    """MAdd: 2 features - 1 an output; Flops: features an output; weights are read again for each row."""
     x = operation.tensor("mat1") or operation.tensor("self")
     weight, bias = operation.tensor("mat2"), operation.tensor("self") if operation.name == "addmm" else None
     if x is None or weight is None:
@@ -79,6 +81,7 @@ def _linear(operation: Operation) -> Amounts | None:
 
 
 def _bilinear(operation: Operation) -> Amounts | None:
+    """MAdd: 2 (left right + right) - 1 an output; no Flops."""
     x, (outputs, left, right) = _first(operation), operation.inputs[1].shape
     multiplications = left * right + right  # x W, then times y
     madd = math.prod(x.shape[:-1]) * outputs * (2 * multiplications - 1)
@@ -86,6 +89,7 @@ def _bilinear(operation: Operation) -> Amounts | None:
 
 
 def _batch_norm(operation: Operation) -> Amounts | None:
+    """MAdd: 4 an element; Flops: 2 an element, 1 without weight and bias; reads 2 C a sample."""
     x = _first(operation)
     if len(x.shape) != 4:
         return None
@@ -103,6 +107,7 @@ def _pool(additions_apart: int) -> Callable[[Operation], Amounts | None]:
             out.elements * (window(operation, 2) - additions_apart), x.elements, x.elements, out.elements, x.item_size
         )
 
+    amounts.__doc__ = f"MAdd: k^2{' - 1' * bool(additions_apart)} an output; Flops: 1 an element of the input."
     return amounts
 
 
@@ -111,27 +116,29 @@ def _elementwise(madd: bool) -> Callable[[Operation], Amounts | None]:
         x = _first(operation)
         return _amounts(x.elements if madd else None, x.elements, x.elements, x.elements, x.item_size)
 
+    amounts.__doc__ = f"{'MAdd and ' * madd}Flops: 1 an element."
     return amounts
 
 
 def _prelu(operation: Operation) -> Amounts | None:
+    """Flops: 1 an element; the slopes are read again for each sample."""
     x, weight = _first(operation), operation.tensor("weight")
     slopes = x.shape[0] * (weight.elements if weight is not None else 0)
     return _amounts(None, x.elements, x.elements + slopes, x.elements, x.item_size)
 
 
 def _softmax(operation: Operation) -> Amounts | None:
+    """MAdd: 3 n - 1 a sample (exp n, add n - 1, divide n); no Flops."""
     x = _first(operation)
     if len(x.shape) < 2:
         return None
-    return _amounts(3 * x.elements - x.shape[0], None, None, None, x.item_size)  # exp n, add n - 1, div n a sample
+    return _amounts(3 * x.elements - x.shape[0], None, None, None, x.item_size)
 
 
 def _upsample(operation: Operation) -> Amounts | None:
+    """Flops: 1 a place of the output, channels left out."""
     x, out = _first(operation), _out(operation)
-    return _amounts(
-        None, out.shape[0] * math.prod(out.shape[2:]), None, None, x.item_size
-    )  # channels left out, as there
+    return _amounts(None, out.shape[0] * math.prod(out.shape[2:]), None, None, x.item_size)
 
 
 RULES: Mapping[str, Callable[[Operation], Amounts | None]] = {
