@@ -113,7 +113,7 @@ def open_ledger(
         what = f"the class {model.__name__}" if isinstance(model, type) else f"of type {type(model).__name__}"
         fix = f"make one: {model.__name__}(...)" if isinstance(model, type) else "pass the model itself"
         raise UserError(f"model is {what}, expected an nn.Module; {fix}")
-    if "_modules" not in model.__dict__:
+    if not hasattr(model, "_modules"):
         raise UserError(f"{type(model).__name__} is no whole nn.Module: its __init__ does not call super().__init__()")
     if mode not in MODES:
         raise UserError(f"mode is {mode!r}; the modes are {', '.join(map(repr, MODES))}")

@@ -157,9 +157,12 @@ def test_tensors_of_closures_in_a_measured_run() -> None:
     assert torch.equal(generator.get_state(), state)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("measured", [False, True])
-def test_scripted_modules(measured: bool) -> None:
-    model = nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout())))
+@pytest.mark.parametrize("make", [torch.jit.script, lambda net: torch.jit.trace(net.eval(), torch.zeros(3, 4))])
+@pytest.mark.parametrize("wrap", [nn.Sequential, lambda net: net])
+def test_scripted_modules(measured: bool, make: Any, wrap: Any) -> None:
+    model = wrap(make(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout())))
     for training in (True, False):
         model.train(training)
         flags = [module.training for module in model.modules()]

@@ -43,7 +43,7 @@ class Swapped:
         self._stand_ins = stand_ins
         self._seen: set[int] = set()
         self._saved: list[tuple[Any, Any]] = []  # (dict, list, set, deque or array, a copy of it)
-        self._empty: list[Any] = []  # the same, with nothing in them: hooks for the most part
+        self._empty: list[dict[Any, Any]] = []  # plain dicts with nothing in them: hooks for the most part
         self._classes: list[tuple[nn.Module, type]] = []
         self._slots: list[tuple[Any, str, Any]] = []
         self._others: list[Callable[[], object]] = []  # what puts back random generators and scripted modules
@@ -68,7 +68,7 @@ class Swapped:
         for module, kind in self._classes:
             if type(module) is not kind:
                 steps.append(functools.partial(object.__setattr__, module, "__class__", kind))
-        steps += [functools.partial(_put_back, holder, type(holder)()) for holder in self._empty if holder]
+        steps += [holder.clear for holder in self._empty if holder]
         steps += [functools.partial(_put_back, holder, content) for holder, content in self._saved]
         steps += [functools.partial(object.__setattr__, *slot) for slot in self._slots]
         steps += self._others
@@ -118,15 +118,11 @@ class Swapped:
                 self._take_down_script(value)
         elif isinstance(value, (dict, list, set, deque, bytearray)):
             given: Any = value
-            # By the base class: a subclass may forbid `copy`, `update` and the like.
-            base: Any = next(k for k in (dict, list, set, deque, bytearray) if isinstance(value, k))
-            if base.__len__(given):
-                content: Any = dict(base.items(given)) if base is dict else base(base.__iter__(given))
-                self._saved.append((value, content))
-                if base is not bytearray:
-                    inside += content.values() if base is dict else content
-            else:
-                self._empty.append(value)
+            base = _kind_of(value)
+            content: Any = dict(base.items(given)) if base is dict else base(base.__iter__(given))
+            self._saved.append((value, content))
+            if base is not bytearray:
+                inside += content.values() if base is dict else content
             if kind is base:
                 return inside
         elif isinstance(value, (tuple, frozenset)):
@@ -212,6 +208,11 @@ def _slots_of(kind: type) -> tuple[str, ...]:
     return _SLOTS[kind]
 
 
+def _kind_of(holder: Any) -> Any:
+    """Return the container of Python's own that `holder` is, or derives from: a subclass may change its methods."""
+    return next(kind for kind in (dict, list, set, deque, bytearray) if isinstance(holder, kind))
+
+
 def _put_back(holder: Any, content: Any) -> None:
     """Make `holder` hold `content` again: add before removing, so that nothing is lost on the way."""
     if isinstance(holder, dict):
@@ -238,7 +239,7 @@ def _put_back_dict(holder: Any, content: dict[Any, Any]) -> None:
     else:  # a subclass may forbid it
         for key, value in content.items():
             base.__setitem__(holder, key, value)
-    if len(holder) != len(content):
+    if base.__len__(holder) != len(content):
         for key in [key for key in base.__iter__(holder) if key not in content]:
             base.__delitem__(holder, key)
     if list(base.__iter__(holder)) != list(content):  # a key that was taken out and came back stands last

@@ -99,8 +99,9 @@ class Scopes:
         entry = self.record.calls[call]
         given = (*args, *kwargs.values()) if kwargs else args
         error = sys.exc_info()[1]
-        entry.inputs = _shapes_of(given)
-        entry.outputs = _shapes_of(output)
+        with torch._C.DisableTorchFunction():  # a function mode is on, and asking for a shape would go through it
+            entry.inputs = _shapes_of(given)
+            entry.outputs = _shapes_of(output)
         if (
             error is not None
             and error is not self._outer_error
