@@ -92,9 +92,8 @@ def _dtypes(
 
 
 def _filled(value: object, batch: int, dtype: torch.dtype, where: str) -> Any:
-    if isinstance(value, torch.Tensor) and (value.is_nested or value.layout != torch.strided):
-        kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
-        raise UserError(f"{where} is a {kind} tensor, which cannot be analysed yet; pass a dense one")
+    if isinstance(value, torch.Tensor):
+        return _dense(value, where)
     if isinstance(value, torch.Size):
         raise UserError(
             f"{where} is {value}, which holds its batch; write the per-sample size {tuple(value[1:])} "
@@ -106,15 +105,23 @@ def _filled(value: object, batch: int, dtype: torch.dtype, where: str) -> Any:
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise UserError(f"{where} is the size {sizes}; {size!r} in it is not a whole number from 1")
         try:
-            return torch.empty((batch, *sizes), dtype=dtype, device="meta")
+            made = torch.empty((batch, *sizes), dtype=dtype, device="meta")
         except (RuntimeError, TypeError, OverflowError, NotImplementedError) as error:
             raise UserError(
                 f"{where} cannot be a {str(dtype).removeprefix('torch.')} tensor of size {(batch, *sizes)}: "
                 "there are too many elements, or no such tensors"
             ) from error
-    if isinstance(value, torch.Tensor):
-        return value
+        return _dense(made, where)
     return mapped(value, lambda item: item, lambda item: _filled(item, batch, dtype, where))
+
+
+def _dense(tensor: torch.Tensor, where: str) -> torch.Tensor:
+    """Return a tensor that can be analysed. Raise UserError for any other."""
+    if tensor.is_nested or tensor.is_quantized or tensor.layout != torch.strided:
+        layout = str(tensor.layout).removeprefix("torch.")
+        kind = "nested" if tensor.is_nested else "quantised" if tensor.is_quantized else layout
+        raise UserError(f"{where} is a {kind} tensor, which cannot be analysed yet; pass a dense one")
+    return tensor
 
 
 def _whole(size: Any) -> Any:

@@ -28,6 +28,8 @@ class Table(views.Table):
 
     def to_text(self, width: int | None = None, color: bool = False) -> str:
         """Return the table for a terminal of `width` columns (None: as wide as it gets)."""
+        if width is not None and (not isinstance(width, int) or width < 1):
+            raise UserError(f"width is {width!r}, expected a whole number of columns from 1")
         return to_text(self, width, color)
 
     def to_csv(self) -> str:
@@ -136,10 +138,14 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
     except (TypeError, ValueError) as error:
         raise UserError(f"{path!r} is no path of a file: {error}") from error
     shown = repr(os.fspath(path))
-    if not target.parent.is_dir():
-        raise UserError(f"cannot write {shown}: there is no folder {str(target.parent)!r}; make it first")
-    if target.is_dir():
-        raise UserError(f"cannot write {shown}: it is a folder; name a file in it")
+    try:
+        if not target.parent.is_dir():
+            raise UserError(f"cannot write {shown}: there is no folder {str(target.parent)!r}; make it first")
+        if target.is_dir():
+            raise UserError(f"cannot write {shown}: it is a folder; name a file in it")
+        target.exists()
+    except OSError as error:  # a name that is too long, for one
+        raise UserError(f"cannot write {shown}: {error.strerror}") from error
     return target
 
 
