@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -29,6 +30,11 @@ _TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
 if not _compiled_part_loads():
     for _name in ("nms", "qnms"):
         _TORCHVISION.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+# The suite draws the same examples every time; --hypothesis-profile explore draws others.
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 GOLDEN = Path(__file__).parent / "golden"
 
