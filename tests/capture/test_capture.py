@@ -483,3 +483,20 @@ def test_need_for_values_is_said(values: Any) -> None:
         ForwardError, match=r"\(root\): \w+ needs the values of a tensor, and an analysis computes none"
     ):
         analyze(Function(lambda m, x: values(x), spare=nn.Identity()), (1,))
+
+
+def test_constants_of_a_tensors_kind_are_no_strangers() -> None:
+    model = Function(lambda m, x: x + x.new_tensor([1.0, 2.0, 3.0, 4.0]), spare=nn.Identity())
+    ledger = analyze(model, (4,))
+    assert (names(ledger), ledger.assumptions) == (["add"], [])
+
+
+def test_compiled_models_run_as_they_were_written() -> None:
+    import torch._dynamo
+
+    plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    compiled = torch.compile(plain, backend="eager")
+    frames = torch._dynamo.utils.counters["frames"].copy()
+    for batch in range(1, 12):
+        assert analyze(compiled, (4,), batch=batch).totals()["macs"] == batch * (16 + 8)
+    assert torch._dynamo.utils.counters["frames"] == frames, "nothing was compiled, least of all the capture itself"

@@ -6,6 +6,7 @@ import contextlib
 import random
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -139,6 +140,10 @@ def put_back() -> Iterator[None]:
         warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
         deterministic = torch.are_deterministic_algorithms_enabled()
         stack.callback(_set_deterministic, deterministic, warn_only)
+        if "torch._dynamo" in sys.modules:  # a compiled model runs as it was written, and is not compiled anew
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", message=".*global hooks on modules")  # the hooks are the capture's own
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)  # it runs attention as one kernel that no mode can see into
         yield

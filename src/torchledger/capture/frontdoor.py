@@ -155,6 +155,13 @@ def _set_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, i
     return func(tensor, index, value)
 
 
+def _new_tensor(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Make a constant; torch copies its values without an operation."""
+    made = func(*args, **kwargs)
+    door.recorder.know([made])
+    return made
+
+
 def _to(door: FrontDoor, func: Callable[..., Any], x: torch.Tensor, /, *args: Any, **kwargs: Any) -> Any:
     """Convert, but do not move: the model lives on one device, and what runs here is on meta wherever that is."""
     if not x.is_meta:
@@ -202,6 +209,7 @@ _TABLE: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _multi_head_attention,
     torch.Tensor.__setitem__: _set_item,
+    torch.Tensor.new_tensor: _new_tensor,
     torch.Tensor.to: _to,
     torch.Tensor.cpu: _move,
     torch.Tensor.cuda: _move,
