@@ -500,3 +500,22 @@ def test_compiled_models_run_as_they_were_written() -> None:
     for batch in range(1, 12):
         assert analyze(compiled, (4,), batch=batch).totals()["macs"] == batch * (16 + 8)
     assert torch._dynamo.utils.counters["frames"] == frames, "nothing was compiled, least of all the capture itself"
+
+
+@pytest.mark.parametrize(
+    "literal",
+    [
+        lambda x: x + torch.tensor([1.0] * 4, device=x.device),
+        lambda x: x + torch.as_tensor([1.0] * 4, device=x.device),
+        lambda x: x[:, [1, 2]],
+    ],
+)
+def test_literals_are_no_strangers_where_other_threads_are_about(literal: Any) -> None:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        assert analyze(Function(lambda m, x: literal(x), spare=nn.Identity()), (4,)).assumptions == []
+    finally:
+        done.set()
+        thread.join()

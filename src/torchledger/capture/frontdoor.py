@@ -158,7 +158,8 @@ def _set_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, i
 def _new_tensor(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Make a constant; torch copies its values without an operation."""
     made = func(*args, **kwargs)
-    door.recorder.know([made])
+    if made.is_meta:
+        door.recorder.know([made])
     return made
 
 
@@ -210,6 +211,9 @@ _TABLE: dict[Any, Callable[..., Any]] = {
     F.multi_head_attention_forward: _multi_head_attention,
     torch.Tensor.__setitem__: _set_item,
     torch.Tensor.new_tensor: _new_tensor,
+    torch.tensor: _new_tensor,
+    torch.as_tensor: _new_tensor,
+    torch.asarray: _new_tensor,
     torch.Tensor.to: _to,
     torch.Tensor.cpu: _move,
     torch.Tensor.cuda: _move,

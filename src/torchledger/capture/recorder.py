@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -205,7 +206,9 @@ class Recorder(TorchDispatchMode):
             args, kwargs = self._on_meta(kind, args, kwargs)
         storages = [tensor.untyped_storage()._cdata for tensor in tensors if tensor.layout is torch.strided]
         if not self._known.issuperset(storages):
-            self.saw_foreign = True
+            # A constant from before the run; or, where other threads are about, what one of them has just made.
+            is_index = kind.name is not None and kind.name.startswith("index")  # torch makes x[[0, 1]]'s index unseen
+            self.saw_foreign |= threading.active_count() > 1 and not is_index
             self.know(tensors)
         if not kind.can_replay or len(storages) < len(tensors) or not tensors or self._memo is None or self.autocast:
             return self._run(func, kind, args, kwargs, None)
