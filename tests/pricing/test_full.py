@@ -338,6 +338,14 @@ def test_grouped_matrices() -> None:
     assert price_of("_grouped_mm", torch._grouped_mm, left, right, offsets)["macs"] == 8 * 6 * 16
 
 
+def test_bias_of_grouped_matrices() -> None:
+    """One addition for each of 6 8 outputs; torch has the argument, but runs it nowhere yet."""
+    given = (tensor(6, 16), tensor(2, 16, 8), tensor(8))
+    arguments = {"self": TensorRef(0), "mat2": TensorRef(1), "bias": TensorRef(2)}
+    amounts = price(Operation("_grouped_mm", arguments, given, (OutputInfo(tensor(6, 8)),))).amounts
+    assert amounts["flops"] == 2 * 6 * 16 * 8 + 6 * 8
+
+
 def test_product_of_bytes_counts_its_macs() -> None:
     x, y = torch.ones(32, 16, dtype=torch.int8), torch.ones(16, 24, dtype=torch.int8)
     assert price_of("_int_mm", torch._int_mm, x, y)["macs"] == 32 * 16 * 24
@@ -679,7 +687,7 @@ def test_rms_norm_costs_the_same_fused_and_in_pieces(with_weight: bool) -> None:
     inputs = (tensor(2, 3, 4), *([tensor(4)] if with_weight else []))
     fused = price(Operation("rms_norm", arguments, inputs, (OutputInfo(tensor(2, 3, 4)), OutputInfo(tensor(2, 3, 1)))))
     assert fused.amounts["flops"] == flops(counts)
-    assert fused.amounts["bytes_written"] == 4 * 24
+    assert fused.amounts["bytes_written"] == fused.amounts["activation_bytes"] == 4 * 24
 
 
 def test_weight_norm() -> None:
@@ -693,7 +701,7 @@ def test_weight_norm() -> None:
     amounts = check(
         "_weight_norm_interface", lambda v, g: torch._weight_norm(v, g, 0), by_hand, random(3, 5), random(3, 1)
     )
-    assert amounts["bytes_written"] == 4 * 15
+    assert amounts["bytes_written"] == amounts["activation_bytes"] == 4 * 15  # not the norms
 
 
 # --- softmax, reductions, scans ----------------------------------------------------------------------------------
@@ -919,7 +927,14 @@ def test_adaptive_pools(kind: str, reduced: Any, dimensions: int, name: str, siz
         lambda x: adaptive_pool(x, made, reduced),
         random(*size),
     )
-    assert amounts["bytes_written"] == 4 * math.prod((*size[:2], *made))
+    assert amounts["bytes_written"] == amounts["activation_bytes"] == 4 * math.prod((*size[:2], *made))
+
+
+def test_pool_that_a_device_keeps_one_dimensional() -> None:
+    arguments = {"self": TensorRef(0), "kernel_size": (3,)}
+    made = OutputInfo(tensor(1, 2, 4))
+    for name, window in (("max_pool1d", 3 - 1), ("avg_pool1d", 3)):
+        assert price(Operation(name, arguments, (tensor(1, 2, 12),), (made,))).amounts["flops"] == 2 * 4 * window
 
 
 def test_adaptive_average_to_one_costs_its_mean() -> None:
@@ -933,6 +948,7 @@ def test_fractional_pool_compares_its_window() -> None:
         "fractional_max_pool2d", lambda x: F.fractional_max_pool2d(x, 2, output_size=3), random(1, 2, 7, 7)
     )
     assert (amounts["flops"], amounts["bytes_written"]) == (2 * 9 * (2 * 2 - 1), 4 * 2 * 9)
+    assert amounts["activation_bytes"] == 4 * 2 * 9
 
 
 def cubic(distance: float) -> float:
@@ -1208,7 +1224,7 @@ def test_negative_log_likelihood(reduction: str, with_weight: bool) -> None:
     )
     # three targets of 8 bytes, what they pick, and the weights
     assert amounts["bytes_read"] == 8 * 3 + 4 * 3 + (4 * 4 if with_weight else 0)
-    assert amounts["bytes_written"] == 4 * (3 if reduction == "none" else 1)
+    assert amounts["bytes_written"] == amounts["activation_bytes"] == 4 * (3 if reduction == "none" else 1)
 
 
 def test_negative_log_likelihood_of_an_image() -> None:
@@ -1497,6 +1513,11 @@ def test_moves_compute_nothing(function: Any, elements: int) -> None:
     assert (price(work[0]).amounts["macs"], price(work[0]).amounts["flops"]) == (0, 0)
     assert work[0].outputs[0].tensor.elements == elements
     assert price(work[0]).amounts["bytes_written"] == sum(output.tensor.distinct_bytes for output in work[0].outputs)
+
+
+def test_copy_of_a_diagonal_reads_the_diagonal() -> None:
+    amounts = price_of("diagonal_copy", torch.diag, random(4, 4))
+    assert (amounts["flops"], amounts["bytes_read"], amounts["bytes_written"]) == (0, 4 * 4, 4 * 4)
 
 
 def test_noise_and_buffers_are_by_products() -> None:

@@ -136,6 +136,13 @@ def test_pools(kernel: Any) -> None:
     check(nn.AvgPool2d(kernel), (3, 4, 6), columns(made * (window - 1 + 1), 3 * 4 * 6, 3 * 4 * 6, made))
 
 
+def test_window_of_one_number_is_square() -> None:
+    """3 2 outputs of 3 3 elements, 8 comparisons each."""
+    pool = torch.ops.aten.max_pool2d_with_indices
+    found = row(Function(lambda x: pool(x, [3], [3])), torch.zeros(1, 3, 3, 6))
+    assert found["madd"] == 3 * 2 * (9 - 1)
+
+
 def test_activations() -> None:
     for layer in (nn.ReLU(), nn.ReLU6(), nn.ReLU(inplace=True), nn.ReLU6(inplace=True)):
         check(layer, (3, 4), columns(12, 12, 12, 12))
@@ -151,6 +158,7 @@ def test_softmax() -> None:
     # 12 exponentials, 11 additions, 12 divisions for a sample, whatever the dimension
     check(nn.Softmax(1), (3, 4), columns(12 + 11 + 12, None, None, None))
     check(nn.Softmax(-1), (3, 4), columns(12 + 11 + 12, None, None, None))
+    check(nn.Softmax(1), (3,), columns(3 + 2 + 3, None, None, None))
 
 
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic"])
