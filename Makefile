@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@rm -f $@
 	@{ $(PIP) hatchling editables \
 	    && $(PIP) --no-build-isolation -e '.[dev]' \
-	    && $(PIP) --no-deps torchvision; } >$(LOG) 2>&1 || { cat $(LOG) >&2; echo "Set-up failed; see above." >&2; exit 1; }
+	    && $(PIP) --no-deps torchvision timm; } >$(LOG) 2>&1 || { cat $(LOG) >&2; echo "Set-up failed; see above." >&2; exit 1; }
 	@printf '%s\n' "$(CURDIR)" >$@
 
 demo: setup  ## show AlexNet's tables and write demo/alexnet.csv and .json
@@ -69,7 +69,7 @@ format: setup  ## apply ruff's fixes and format
 bench: setup  ## how long a trace takes
 	$(BIN)/python benchmarks/trace.py
 
-docs: setup  ## renew docs/conventions.md and README's tables and timings
+docs: setup  ## renew the pages of docs/, and README's tables and timings
 	$(BIN)/python docs/generate.py
 
 wheel: setup  ## build the wheel in dist/

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import torch
+
+from torchledger import analyze
+from torchledger.models import registry
 from torchledger.pricing import CONVENTIONS, FULL, TORCHSTAT, full, rules, torchstat
+from torchledger.report import catalog
+from torchledger.sources import networks
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
+FIGURES = ROOT / "src" / "torchledger" / "models" / "figures.json"
 
 
 def filled(text: str, kind: str, name: str, content: str) -> str:
@@ -77,6 +85,44 @@ def conventions() -> str:
     return "\n".join(lines) + "\n"
 
 
+def figures() -> str:
+    """Return figures.json: what the ledger counts for every network as `build(name)` makes it, for one sample."""
+    counted = {}
+    for name, entry in registry.REGISTRY.items():
+        with torch.device("meta"):
+            network = entry.load()()
+        totals = analyze(network, entry.input_size).totals()
+        counted[name] = {"params": totals["params"], "macs": totals["macs"]}
+    return "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(row)}" for name, row in counted.items()) + "\n}\n"
+
+
+def models() -> str:
+    """Return docs/models.md: the table of all networks."""
+    rows = [row for row in networks() if not str(row["name"]).startswith("article_")]
+    lines = [
+        "# Networks",
+        "",
+        "Made by `make docs`: `params` and GMACs (multiply-accumulates of one sample in eval mode) are counted by the",
+        "ledger, with auxiliary heads in the parameters where a network has them; top-1 is what others published, with",
+        "its source below. `torchledger models` prints the same, `torchledger.models.build(name)` builds one, and",
+        "`torchledger stat NAME` shows where it spends what.",
+        "",
+        catalog.written(rows, "markdown").rstrip(),
+        "",
+        "## Papers",
+        "",
+    ]
+    papers = {f"{row['authors']} {row['year']}": row["title"] for row in rows}
+    assert len(set(papers.values())) == len(papers), "two papers of the same authors and year"
+    lines += [f"- {cite}: {title}" for cite, title in papers.items()]
+    lines += ["", "## Weights", "", "`build(name, weights=FILE)` and `--weights FILE` load these, key for key:", ""]
+    fitting: dict[str, list[str]] = {}
+    for row in rows:
+        fitting.setdefault(str(row["weights"]), []).append(str(row["name"]))
+    lines += [f"- {listed(names)}: {text}" for text, names in fitting.items() if text]
+    return "\n".join(lines) + "\n"
+
+
 def listed(names: Iterable[str]) -> str:
     """Return names as code, in order."""
     return ", ".join(f"`{name}`" for name in sorted(names))
@@ -91,7 +137,10 @@ def said(formula: Callable[..., int]) -> str:
 
 
 def main() -> None:
-    """Write README.md and docs/conventions.md."""
+    """Write README.md, the pages of docs and the figures of the networks."""
+    FIGURES.write_text(figures(), encoding="utf-8")
+    registry.figures.cache_clear()
+    (ROOT / "docs" / "models.md").write_text(models(), encoding="utf-8")
     (ROOT / "docs" / "conventions.md").write_text(conventions(), encoding="utf-8")
     path = ROOT / "README.md"
     path.write_text(benchmarks(readme(path.read_text(encoding="utf-8"))), encoding="utf-8")

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+import torch
 from rich.cells import cell_len
 from torch import nn
 
 import torchledger
 from torchledger import Ledger
 from torchledger.cli import main
+from torchledger.models import build
+from torchledger.models.registry import REGISTRY
 
 NETS = r"""
 import torch
@@ -304,9 +307,12 @@ def test_console_script_calls_main() -> None:
     [
         (
             "article_alexnt",
-            r"unknown model 'article_alexnt'\. Did you mean 'article_alexnet'.* article_vgg16.*\.py:Net",
+            r"unknown model 'article_alexnt'\. Did you mean 'article_alexnet'.*\.py:Net",
         ),
-        ("resnet", r"unknown model 'resnet'\..*Choices: article_alexnet, .*saved ledger such as net\.json"),
+        (
+            "resnet",
+            r"unknown model 'resnet'\. Did you mean 'resnet.*Choices: a network of .*saved ledger such as net\.json",
+        ),
         ("", "unknown model ''"),
         ("nets.py:Nett", r"no 'Nett' in nets\.py\. Did you mean 'Net'.* It defines .*Net.*Needy"),
         ("nets.py:", r"'nets\.py:' names nothing .*write nets\.py:Net \(it defines Net, "),
@@ -616,6 +622,63 @@ def test_no_color_where_nobody_looks(run: Run, monkeypatch: pytest.MonkeyPatch) 
 # ---- true processes
 
 SHELL = [sys.executable, "-c", "from torchledger.cli import main; main()"]
+
+
+def test_models_lists_every_network_within_80_columns(run: Run) -> None:
+    done = run("models")
+    assert (done.status, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    rows = [line.split()[0] for line in lines[2:] if line[0].isalpha()][: len(REGISTRY)]
+    assert rows == list(REGISTRY)
+    assert any(re.fullmatch(r"resnet50 +He 2016 +3x224x224 +25,557,032 +4\.089 +76\.13 \[1\]", line) for line in lines)
+    assert "[1] torchvision, IMAGENET1K_V1, one central crop" in lines
+
+
+def test_models_in_every_format(run: Run) -> None:
+    rows = list(csv.DictReader(io.StringIO(run("models", "--format", "csv").out)))
+    networks = json.loads(run("models", "--format", "json").out)["networks"]
+    assert [row["name"] for row in rows] == [network["name"] for network in networks] == list(REGISTRY)
+    one = next(network for network in networks if network["name"] == "vgg16")
+    assert (one["params"], one["macs"], one["input"], one["year"]) == (138_357_544, 15_470_264_320, "3x224x224", 2015)
+    assert one["top1"] == 71.592 and one["top1_source"].startswith("torchvision") and "arXiv:1409.1556" in one["title"]
+    assert (
+        "| `vgg16` | Simonyan 2015 | 3x224x224 | 138,357,544 | 15.470 | 71.59 [1] |"
+        in run("models", "--format", "markdown").out
+    )
+    assert run("models", "-o", "list.csv", "--format", "csv").out == ""
+    assert Path("list.csv").read_text(encoding="utf-8").startswith("name,input,params,macs,")
+    assert run("models", "-o", "no/such/list.csv").status == 2
+
+
+def test_models_reads_no_torch() -> None:
+    code = "import sys; from torchledger.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, "models"], check=True, capture_output=True, env=environment())
+
+
+def test_weights_are_compared_or_loaded(run: Run) -> None:
+    torch.manual_seed(0)
+    torch.save(build("resnet20").state_dict(), "net.pth")
+    plain = run("stat", "resnet20").out
+    done = run("stat", "resnet20", "--weights", "net.pth")
+    assert (done.status, done.out) == (0, plain)
+    assert done.err.startswith("resnet20 is made for the weights of github.com/akamaster") and done.err.count("\n") == 1
+    assert run("stat", "resnet20", "--weights", "net.pth", "--measure").status == 0
+    done = run("stat", "resnet32", "--weights", "net.pth")
+    assert done.status == 2 and "'net.pth' does not fit CifarResNet: " in done.err and done.err.count("\n") == 1
+    done = run("stat", "resnet20", "--weights", "net.pt")
+    assert done.err == "torchledger: weights 'net.pt' is no file. Did you mean 'net.pth' or 'nets.py'?\n"
+    torch.save(nn.Linear(4, 2).state_dict(), "linear.pth")
+    assert run("stat", "torch.nn:Linear", "--arg", "in_features=4", "--arg", "out_features=2", "--input", "4",
+               "--weights", "linear.pth").status == 0  # fmt: skip
+    run("stat", "resnet20", "--format", "json", "-o", "net.json")
+    assert "--weights cannot change it" in run("stat", "net.json", "--weights", "net.pth").err
+
+
+def test_weights_that_rescale_their_input_say_so_in_the_ledger(run: Run) -> None:
+    torch.save(build("googlenet", num_classes=2, init=False).state_dict(), "net.pth")
+    out = run("stat", "googlenet", "--classes", "2", "--weights", "net.pth", "--format", "csv").out
+    assert "mul" in out and "mul" not in run("stat", "googlenet", "--classes", "2", "--format", "csv").out
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -8,6 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from torchledger import UserError, models
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,6 +28,12 @@ def test_conventions_page_is_current() -> None:
     assert (ROOT / "docs" / "conventions.md").read_text(encoding="utf-8") == generator().conventions()
 
 
+def test_figures_and_page_of_the_networks_are_current() -> None:
+    made = generator()
+    assert made.FIGURES.read_text(encoding="utf-8") == made.figures()
+    assert (ROOT / "docs" / "models.md").read_text(encoding="utf-8") == made.models()
+
+
 def test_tables_of_the_readme_are_the_golden_ones() -> None:
     assert generator().readme(README) == README
     assert "features.0    64x55x55          23,296    140,553,600   70,470,400      695,296" in README
@@ -34,8 +43,9 @@ def test_python_of_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(block, "README.md", "exec"), {})
+    torch.save(models.build("googlenet").state_dict(), "googlenet.pth")
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     # 30 x 30 x 8 outputs of 3 x 3 x 3, and 7200 by 10, for each of 8 samples
     assert f"{8 * (30 * 30 * 8 * 27 + 7200 * 10)} {{}} []" in printed
@@ -56,8 +66,9 @@ def test_commands_of_the_readme_run(
     ids = "from torch import nn\nclass build(nn.Embedding):\n    def __init__(self): super().__init__(9, 4)\n"
     ids += "    def forward(self, ids): return super().forward(ids)\n"
     (tmp_path / "package" / "module.py").write_text(ids)
-    commands = re.findall(r"^    (?:\$ )?torchledger (stat .*?)(?: +#.*)?$", README, re.MULTILINE)
-    assert len(commands) == 8
+    torch.save(models.build("resnet20").state_dict(), "resnet20.pth")
+    commands = re.findall(r"^    (?:\$ )?torchledger ((?:stat|models).*?)(?: +#.*)?$", README, re.MULTILINE)
+    assert len(commands) == 10
     for command in commands:
         with pytest.raises(SystemExit) as done:
             main(command.split())
@@ -78,7 +89,15 @@ def test_error_of_the_readme_is_the_real_one() -> None:
     assert f"    {caught.value}\n" in README
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/conventions.md"])
+def test_error_of_a_network_in_the_readme_is_the_real_one() -> None:
+    with torch.device("meta"), pytest.raises(UserError) as caught:
+        models.build("inception_v3").train()(torch.empty(2, 3, 224, 224))
+    assert f"    {caught.value}\n" in README
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/conventions.md", "docs/models.md"]
+)
 def test_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):

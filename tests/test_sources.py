@@ -131,7 +131,7 @@ def test_resolve_runs_nothing(tmp_path: Path) -> None:
     ("text", "match"),
     [
         ("article_alexnt", "unknown model 'article_alexnt'. Did you mean 'article_alexnet'"),
-        ("zzz", "Choices: article_alexnet, .*path/to/file.py:Net, package.module:callable, .*net.json"),
+        ("zzz", "Choices: a network of `torchledger models`, path/to/file.py:Net, package.module:callable, .*net.json"),
         ("", "unknown model ''"),
         ("torchvision.models.resnet50", "Did you mean 'torchvision.models:resnet50'"),
         ("two words:Net", "unknown model 'two words:Net'"),

@@ -1,4 +1,4 @@
-"""The command line: `torchledger stat SOURCE`. Errors of the user come out as one line, exit status 2."""
+"""The command line: `torchledger stat SOURCE`, `torchledger models`. What the user got wrong is one line, status 2."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def stat(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="article_alexnet, article_vgg16, article_inception, article_basicblock; path/to/file.py:Net or "
+            help="resnet50 or another network of `torchledger models`; path/to/file.py:Net or "
             "package.module:callable (that code is run); or a saved ledger, net.json.",
         ),
     ],
@@ -85,6 +85,10 @@ def stat(
     ] = None,
     arg: Annotated[
         list[str] | None, typer.Option("--arg", metavar="NAME=VALUE", help="Argument of the class or function. Repeat.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="FILE", help="A .safetensors or torch checkpoint that must fit the model."),
     ] = None,
     input: Annotated[
         list[str] | None,
@@ -139,8 +143,8 @@ def stat(
     failure: Exception | None = None
     if named.kind == "ledger":
         given = {
-            "--classes": classes, "--arg": arg, "--input": input, "--batch": batch, "--mode": mode,
-            "--model-dtype": model_dtype, "--measure": measure,
+            "--classes": classes, "--arg": arg, "--weights": weights, "--input": input, "--batch": batch,
+            "--mode": mode, "--model-dtype": model_dtype, "--measure": measure,
         }  # fmt: skip
         if asked := [name for name, value in given.items() if value not in (None, [])]:
             raise UserError(f"{source!r} is a saved ledger, a run that is over: {', '.join(asked)} cannot change it")
@@ -154,6 +158,7 @@ def stat(
             mode or ModeName.eval,
             model_dtype,
             bool(measure),
+            weights,
         )
     if by is View.layer:
         table = ledger.by_layer(convention)
@@ -176,6 +181,24 @@ def stat(
         raise typer.Exit(STRICT)
 
 
+@app.command()
+def models(
+    format: Annotated[Format, typer.Option("--format", help="json, csv and markdown have all columns.")] = Format.text,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead of to the terminal.")
+    ] = None,
+) -> None:
+    """List the networks that come with torchledger, with what the ledger counts for each and what they reached."""
+    from torchledger import ledger as ledger_module
+    from torchledger.report import catalog
+    from torchledger.sources import networks
+
+    output = None if output == "-" else output
+    if output is not None:
+        ledger_module.check_writable(output)
+    _write(catalog.written(networks(), format.value), output)
+
+
 def _captured(
     named: Source,
     arguments: dict[str, object],
@@ -184,12 +207,15 @@ def _captured(
     mode: ModeName,
     model_dtype: str | None,
     measure: bool,
+    weights: str | None,
 ) -> tuple[Ledger, Exception | None]:
     """Build the model, on meta unless it is measured, and capture it; a failing forward comes with its ledger."""
     from torchledger import sources
 
     sizes, keywords, dtypes = _parse_inputs(inputs)
-    built = sources.build(named, arguments, device=None if measure else "meta")
+    built = sources.build(named, arguments, device=None if measure else "meta", weights=weights)
+    if weights is not None and (said := sources.expected_images(named)):
+        typer.echo(f"{named.name} is made for the weights of {said}", err=True)
     if not sizes and not keywords:
         if built.input_size is None:
             raise UserError(

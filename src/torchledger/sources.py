@@ -1,6 +1,6 @@
 """What the command line names -> a model, or the path of a saved ledger.
 
-    article_alexnet            a network of the registry
+    resnet50                   a network of the registry
     path/to/file.py:Net        a class, a factory function or an nn.Module of a file
     package.module:callable    the same of an importable module
     net.json                   a saved ledger
@@ -35,6 +35,7 @@ from torchledger.models import registry
 if TYPE_CHECKING:
     from torch import nn
 
+NETWORKS = "a network of `torchledger models`"
 FORMS = "path/to/file.py:Net, package.module:callable, or a saved ledger such as net.json"
 
 _LISTED = 12  # names that an error lists before it says how many more there are
@@ -85,16 +86,20 @@ def resolve(text: str) -> Source:
     module, dot, last = text.rpartition(".")
     hint = f" Did you mean {module + ':' + last!r}?" if dot and _is_dotted_name(text) else ""
     near = close_matches(text, registry.names())
-    raise UserError(f"unknown model {text!r}.{near or hint} Choices: {', '.join(registry.names())}, {FORMS}.")
+    raise UserError(f"unknown model {text!r}.{near or hint} Choices: {NETWORKS}, {FORMS}.")
 
 
 def build(
-    source: Source, arguments: Mapping[str, object] | None = None, device: Literal["meta"] | None = None
+    source: Source,
+    arguments: Mapping[str, object] | None = None,
+    device: Literal["meta"] | None = None,
+    weights: str | None = None,
 ) -> Built:
     """Build the model that `source` names with `arguments`, running the code that it names as Python does.
 
     With `device="meta"` no weight is allocated; where a constructor fails on meta it runs again for real, and
     `Built.on_meta` says which happened. A ready nn.Module is returned as it is. What the code prints goes to stderr.
+    `weights` is a checkpoint that must fit the model: it is loaded, or on meta compared with it.
     Raises `UserError` for everything that is wrong with the source, the arguments or the constructor.
     """
     if source.kind == "ledger":
@@ -103,13 +108,42 @@ def build(
     with contextlib.redirect_stdout(sys.stderr):
         if source.kind == "zoo":
             entry = registry.entry(source.name)
+            if weights is not None:
+                given = registry.arguments_for_weights(source.name, given)
             model, on_meta = _construct(source, entry.load(), given, device)
+            _load(model, weights, on_meta)
             return Built(model, on_meta, entry.input_size_for(given))
         with importable(source):
             module = _run_file(source) if source.kind == "file" else _import_module(source)
             target = _attribute(source, module)
             model, on_meta = _construct(source, target, given, device)
+            _load(model, weights, on_meta)
     return Built(model, on_meta, _declared_size(model))
+
+
+def networks() -> list[dict[str, object]]:
+    """Return a row for each network that comes with torchledger, for `report.catalog`. Reads without torch."""
+    figures = registry.figures()
+    return [
+        {
+            "name": entry.name,
+            "input": "x".join(map(str, entry.input_size)),
+            "params": figures[entry.name].params,
+            "macs": figures[entry.name].macs,
+            "top1": entry.top1,
+            "top1_source": entry.top1_source,
+            "authors": entry.paper.authors,
+            "year": entry.paper.year,
+            "title": entry.paper.title,
+            "weights": entry.weights,
+        }
+        for entry in registry.REGISTRY.values()
+    ]
+
+
+def expected_images(source: Source) -> str:
+    """Return whose weights a network of the registry loads, and what images those expect, or an empty text."""
+    return registry.entry(source.name).weights if source.kind == "zoo" else ""
 
 
 def parse_arguments(pairs: Sequence[str]) -> dict[str, object]:
@@ -322,6 +356,13 @@ def _construct(
             print(printed.getvalue(), end="")
             return _checked_model(source, on_meta), True
     return _checked_model(source, _call(source, target, arguments)), False
+
+
+def _load(model: nn.Module, weights: str | None, on_meta: bool) -> None:
+    if weights is not None:
+        from torchledger.models.weights import load_weights
+
+        load_weights(model, weights, "meta" if on_meta else None)
 
 
 def _call(source: Source, target: Callable[..., object], arguments: dict[str, object]) -> object:

@@ -9,29 +9,71 @@ from typing import Any
 import pytest
 import torch
 
+from torchledger import analyze, models
 from torchledger.errors import UserError
 from torchledger.models import registry
 
 ARTICLE = ("article_alexnet", "article_vgg16", "article_inception", "article_basicblock")
 
 
+FAMILIES = """
+    alexnet alexnet_2012 vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn googlenet_v1 googlenet inception_v2
+    inception_v3 inception_v4 resnet18 resnet34 resnet50 resnet101 resnet152 resnet20 resnet32 resnet44 resnet56
+    resnet110 resnet1202 plain20 plain32 plain44 plain56 plain110 plain1202
+""".split()
+
+
 def test_names() -> None:
-    assert registry.names() == ARTICLE
-    assert all(registry.entry(name).name == name for name in ARTICLE)
+    assert registry.names() == (*FAMILIES, *ARTICLE) == models.names()
+    assert all(registry.entry(name).name == name for name in registry.names())
 
 
 @pytest.mark.parametrize("name", registry.names())
 def test_every_entry_builds_and_takes_its_input_size(name: str) -> None:
     entry = registry.entry(name)
     with torch.device("meta"):
-        model = registry.build(name).eval()
-    assert type(model) is entry.load()
-    assert model(torch.empty(1, *entry.input_size, device="meta")).shape[0] == 1
+        model = models.build(name).eval()
+    ledger = analyze(model, entry.input_size)
+    assert ledger.unknown == {}
+    totals = ledger.totals()
+    assert {"params": totals["params"], "macs": totals["macs"]} == vars(registry.figures()[name])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_arguments_that_every_network_takes(name: str) -> None:
+    with torch.device("meta"):
+        model = models.build(name, num_classes=7, in_channels=5, dropout=0.0, init=False).train()
+    size = registry.entry(name).input_size_for({"in_channels": 5})
+    made = model(torch.empty(2, *size, device="meta"))
+    for logits in [made] if isinstance(made, torch.Tensor) else made:
+        assert logits.shape == (2, 7)
+    for wrong, value in (("num_classes", 0), ("in_channels", -1), ("num_classes", 2.5), ("in_channels", True)):
+        with pytest.raises(UserError, match=f"{wrong} is {value}, expected a whole number from 1"):
+            models.build(name, **{wrong: value})
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_accuracies_have_a_source(name: str) -> None:
+    entry = registry.entry(name)
+    assert (entry.top1 is None) == (entry.top1_source == "")
+    if entry.weights.startswith("torchvision"):
+        import torchvision.models
+
+        weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+        assert entry.top1 == weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+
+
+def test_initialisation_can_be_skipped() -> None:
+    torch.manual_seed(0)
+    drawn: Any = models.build("vgg11")
+    torch.manual_seed(0)
+    plain: Any = models.build("vgg11", init=False)
+    assert drawn.classifier[0].bias.abs().max() == 0 and plain.classifier[0].bias.abs().max() > 0
 
 
 def test_build_passes_arguments() -> None:
     with torch.device("meta"):
-        model: Any = registry.build("article_alexnet", num_classes=10)
+        model: Any = models.build("article_alexnet", num_classes=10)
     assert model.classifier[6].out_features == 10
 
 
@@ -46,7 +88,7 @@ def test_unknown_name_gives_close_matches_and_choices() -> None:
         registry.entry("article_alexnt")
     assert all(name in str(caught.value) for name in ARTICLE)
     with pytest.raises(UserError, match="unknown model 'zzz'"):
-        registry.build("zzz")
+        models.build("zzz")
 
 
 def test_reading_the_registry_does_not_import_torch() -> None:

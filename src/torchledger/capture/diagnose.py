@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torchledger.capture.frontdoor import FrontDoor
 from torchledger.capture.recorder import FailedOperation, Recorder
 from torchledger.capture.scopes import Scopes
-from torchledger.errors import printable, raised_at
+from torchledger.errors import UserError, printable, raised_at
 from torchledger.record import Shape
 
 
@@ -29,6 +29,8 @@ def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: Fron
     record = scopes.record
     path = record.modules[record.calls[call].module].path or "(root)"
     shapes = record.calls[call].inputs
+    if isinstance(error, UserError):  # a network says itself what it takes, before it runs
+        return (str(error) if path == "(root)" else f"{path}: {error}"), call
     said = None
     if module is not None and shapes:
         said = _misfit(module, shapes[0])

@@ -15,7 +15,7 @@ def to_csv(table: Table) -> str:
     """Return the table under its column names; text that a spreadsheet would evaluate gets a leading apostrophe."""
     lines = [[column.name for column in table.columns]]
     lines += [[_cell(column, row.get(column.name)) for column in table.columns] for row in table.rows]
-    return "".join(",".join(map(_quoted, line)) + "\n" for line in lines)
+    return "".join(",".join(map(quoted, line)) + "\n" for line in lines)
 
 
 def _cell(column: Column, cell: Cell) -> str:
@@ -31,6 +31,6 @@ def _cell(column: Column, cell: Cell) -> str:
     return f"{cell:.6g}" if isinstance(cell, float) else str(cell)
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     r"""Quote by hand: Python's own writer leaves a lone `\r` bare before 3.13."""
     return '"' + value.replace('"', '""') + '"' if any(mark in value for mark in ',"\r\n') else value

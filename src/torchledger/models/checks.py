@@ -1,0 +1,51 @@
+"""What the networks ask of their arguments and inputs, said in one line before anything runs."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from torchledger.errors import UserError
+
+
+def check_whole(**values: int) -> None:
+    """Raise `UserError` for an argument that is no whole number from 1."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{name} is {value!r}, expected a whole number from 1")
+
+
+def check_images(
+    network: str, x: Tensor, channels: int, smallest: int, largest: int | None = None, alone: int = 0, why: str = ""
+) -> None:
+    """Raise `UserError` where `x` is no batch of images that a network can run on.
+
+    Args:
+        network: its name, as the error shall give it.
+        x: what forward was given.
+        channels: of an image.
+        smallest, largest: pixels of the shorter and of the longer side.
+        alone: a batch of one image must have a side of at least that many pixels. BatchNorm in train mode takes mean
+            and variance over the batch and the map, and refuses where both together are a single value.
+        why: what sets these limits, where it is not plain that every layer must keep a pixel.
+    """
+    given = " x ".join(map(str, x.shape))
+    if x.dim() != 4:
+        fix = ": one image needs a batch around it, x.unsqueeze(0)" if x.dim() == 3 else ""
+        raise UserError(f"{network} takes images as N x {channels} x height x width, got {given or 'a scalar'}{fix}")
+    if x.shape[1] != channels:
+        raise UserError(
+            f"{network} takes images of {channels} channels, N x {channels} x height x width, got {given}"
+            f" (in_channels={x.shape[1]} would take these)"
+        )
+    sides = x.shape[2:]
+    reason = f" ({why})" if why else ""
+    if largest is not None and (min(sides) < smallest or max(sides) > largest):
+        limits = f"{smallest} x {smallest}" if smallest == largest else f"{smallest} to {largest} pixels a side"
+        raise UserError(f"{network} takes images of {limits}, got {given}{reason}")
+    if min(sides) < smallest:
+        raise UserError(f"{network} takes images of at least {smallest} x {smallest}, got {given}{reason}")
+    if x.shape[0] == 1 and max(sides) < alone:
+        raise UserError(
+            f"{network} in train mode takes a batch of at least 2 images of this size, got {given}: BatchNorm would see"
+            f" a single value a channel"
+        )
