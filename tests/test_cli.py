@@ -681,6 +681,13 @@ def test_weights_that_rescale_their_input_say_so_in_the_ledger(run: Run) -> None
     assert "mul" in out and "mul" not in run("stat", "googlenet", "--classes", "2", "--format", "csv").out
 
 
+def test_a_network_that_refuses_its_input_says_so_in_one_line(run: Run) -> None:
+    done = run("stat", "inception_v3", "--mode", "train")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("torchledger: InceptionV3 in train mode takes a batch of at least 2 images of this size")
+    assert done.err.count("\n") == 1
+
+
 def environment(**changes: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(torchledger.__file__).parent.parent)} | changes
 

@@ -82,13 +82,14 @@ def stat(
             model that has values and costs less than 20 GMACs.
 
     The other arguments, and what is raised, are those of `analyze`. Where forward fails, the table up to the failing
-    operation is printed before `ForwardError` is raised.
+    operation is printed, if there was one, before `ForwardError` is raised.
     """
     chosen = pricing.convention(convention)
     unasked: Measure = "if cheap" if measure is None and chosen is pricing.TORCHSTAT else "no"
     wanted: Measure = "yes" if measure else unasked
     ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, wanted)
-    print(for_stream(ledger.by_layer(convention), sys.stdout), end="")
+    if error is None or ledger.totals()["operations"]:  # a forward that refuses its input has nothing to show
+        print(for_stream(ledger.by_layer(convention), sys.stdout), end="")
     if error is not None:
         raise error
     return ledger

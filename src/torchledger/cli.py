@@ -168,7 +168,8 @@ def stat(
         table = ledger.by_module(1 if depth is None else depth, convention)
     if failure is not None and output is not None:
         format, output = Format.text, None  # a file is written whole or not at all: the table so far is shown instead
-    _write(_drawn(ledger, table, format, width, to_file=output is not None), output)
+    if failure is None or ledger.totals()["operations"]:  # a forward that refuses its input has nothing to show
+        _write(_drawn(ledger, table, format, width, to_file=output is not None), output)
     if format not in (Format.text, Format.markdown) or output is not None:
         for note in table.notes:
             if note.startswith(("unknown:", "assumed:")):

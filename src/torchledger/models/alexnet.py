@@ -3,7 +3,8 @@
 alexnet       Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014 (arXiv:1404.5997),
               section 5: one tower, no normalisation. As torchvision has it: same keys, same outputs.
 alexnet_2012  Krizhevsky, Sutskever, Hinton, "ImageNet classification with deep convolutional neural networks", NIPS
-              2012: two groups, local response normalisation, overlapping pooling.
+              2012: two groups, local response normalisation, overlapping pooling. It takes raw pixels, 0 to 255 less
+              their mean (section 2), and its initialisation counts on that.
 
 Deviations of `alexnet` (torchvision's): an adaptive pooling before the classifier lets other sizes in, and is the
 identity at 224 x 224; dropout acts on the inputs of the first two linear layers, where 2012 has it on their outputs.

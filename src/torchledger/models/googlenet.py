@@ -89,9 +89,9 @@ class Head(nn.Module):
 
 
 class Stages(nn.Module):
-    """Build what both networks share: the stages from 3a on, the heads and the classifier."""
+    """Hold what both networks share: the stages from 3a on, the heads and the classifier."""
 
-    def __init__(
+    def _add_stages(
         self,
         num_classes: int,
         conv: Conv,
@@ -102,7 +102,7 @@ class Stages(nn.Module):
         dropout: float,
         dropout_aux: float,
     ) -> None:
-        super().__init__()
+        """Add these to a network that has its stem."""
 
         def block(name: str, in_channels: int) -> Inception:
             return Inception(in_channels, CHANNELS[name], conv, wide)
@@ -166,7 +166,7 @@ class GoogLeNetV1(Stages):
         init: bool = True,
     ) -> None:
         check_whole(num_classes=num_classes, in_channels=in_channels)
-        super().__init__(num_classes, ConvRelu, 5, 3, False, aux_logits, dropout, dropout_aux)
+        super().__init__()
         self.conv1 = ConvRelu(in_channels, 64, 7, stride=2, padding=3)
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.norm1 = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
@@ -174,6 +174,7 @@ class GoogLeNetV1(Stages):
         self.conv3 = ConvRelu(64, 192, 3, padding=1)
         self.norm2 = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
         self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self._add_stages(num_classes, ConvRelu, 5, 3, False, aux_logits, dropout, dropout_aux)
         self._in_channels = in_channels
         if init:
             self._initialise()
@@ -223,13 +224,14 @@ class GoogLeNet(Stages):
     ) -> None:
         check_whole(num_classes=num_classes, in_channels=in_channels)
         check_rescaling(transform_input, in_channels)
-        super().__init__(num_classes, ConvNormRelu, 3, 2, True, aux_logits, dropout, dropout_aux)
+        super().__init__()
         self.conv1 = ConvNormRelu(in_channels, 64, 7, stride=2, padding=3)
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.conv2 = ConvNormRelu(64, 64, 1)
         self.conv3 = ConvNormRelu(64, 192, 3, padding=1)
         self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.transform_input = transform_input
+        self._add_stages(num_classes, ConvNormRelu, 3, 2, True, aux_logits, dropout, dropout_aux)
         self._in_channels = in_channels
         if init:
             self._initialise()
