@@ -1,0 +1,132 @@
+"""examples/degradation.py: it trains, reads CIFAR-10 safely, says what is wrong in one line; its page is current."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "degradation.md"
+
+
+@pytest.fixture(scope="module")
+def degradation() -> ModuleType:
+    """Import the script under a name that its worker processes find too."""
+    spec = importlib.util.spec_from_file_location("degradation", ROOT / "examples" / "degradation.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["degradation"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_small_run_writes_both_files(
+    degradation: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--epochs", "2", "--seeds", "2", "--layers", "8", "--samples", "65", "--batch", "64"]
+    assert degradation.main([*options, "--output", str(tmp_path)]) == 0
+    rows = degradation.from_csv((tmp_path / "degradation.csv").read_text(encoding="utf-8").splitlines())
+    assert [(row.network, row.seed, row.epoch) for row in rows] == [
+        (network, seed, epoch) for network in ("plain8", "resnet8") for seed in (0, 1) for epoch in (1, 2)
+    ]
+    assert all(0 <= row.training_error <= 100 and 0 <= row.test_error <= 100 for row in rows)
+    picture = (tmp_path / "degradation.svg").read_text(encoding="utf-8")
+    assert picture.startswith("<?xml") and picture.rstrip().endswith("</svg>")
+    assert "| resnet8 |" in capsys.readouterr().out
+
+
+def test_a_run_can_be_repeated(degradation: ModuleType) -> None:
+    settings = degradation.Settings(epochs=1, batch=32, rate=0.05, data=None, samples=64)
+    assert degradation.train(8, True, 3, settings) == degradation.train(8, True, 3, settings)
+
+
+def cifar_folder(folder: Path, content: Any = None) -> Path:
+    inner = folder / "cifar-10-batches-py"
+    inner.mkdir()
+    generator = np.random.default_rng(0)
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        images = generator.integers(0, 256, (4, 3072), dtype=np.uint8)
+        batch = {b"data": images, b"labels": [0, 1, 2, 3], b"batch_label": name.encode()}
+        (inner / name).write_bytes(pickle.dumps(batch if content is None else content, protocol=2))
+    return folder
+
+
+def test_cifar_is_read(degradation: ModuleType, tmp_path: Path) -> None:
+    for folder in (cifar_folder(tmp_path), tmp_path / "cifar-10-batches-py"):
+        data = degradation.load(str(folder), None)
+        assert data.name == "CIFAR-10"
+        assert (data.images.shape, data.test_images.shape) == ((20, 3, 32, 32), (4, 3, 32, 32))
+        assert data.classes.tolist() == [0, 1, 2, 3] * 5
+        assert data.images.mean((0, 2, 3)).abs().max() < 1e-4
+    assert len(degradation.load(str(tmp_path), 7).images) == 7
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("was-here",)
+
+
+@pytest.mark.parametrize("content", [Evil(), {b"data": 3}, [1]])
+def test_other_pickles_are_refused(
+    content: Any,
+    degradation: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert degradation.main(["--data", str(cifar_folder(tmp_path, content))]) == 2
+    said = capsys.readouterr().err
+    assert "data_batch_1' is no batch of CIFAR-10" in said and said.count("\n") == 1
+    assert not Path("was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--layers", "21"], "layers is 21; a CIFAR ResNet has 6n + 2"),
+        (["--rate", "0"], "--rate is 0.0, expected a number above 0"),
+        (["--rate", "nan"], "--rate is nan"),
+        (["--data", "no/such/folder"], "no file 'no/such/folder/data_batch_1'"),
+        (["--output", "no/such/folder"], "no/such/folder"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_trained(
+    options: list[str],
+    said: str,
+    degradation: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(degradation, "train_all", None)
+    assert degradation.main(options) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err and printed.err.count("\n") == 1 and printed.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--epochs", "--workers", "--batch", "--samples"])
+@pytest.mark.parametrize("value", ["0", "-1", "x"])
+def test_numbers_are_whole_and_from_one(option: str, value: str, degradation: ModuleType) -> None:
+    with pytest.raises(SystemExit) as done:
+        degradation.main([f"{option}={value}"])
+    assert done.value.code == 2
+
+
+def test_page_shows_the_table_of_its_csv(degradation: ModuleType) -> None:
+    rows = degradation.from_csv((ROOT / "docs" / "degradation.csv").read_text(encoding="utf-8").splitlines())
+    text = PAGE.read_text(encoding="utf-8")
+    (shown,) = re.findall(r"<!-- degradation: table -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
+    assert shown == degradation.table(rows)
+    assert len({(row.network, row.seed) for row in rows}) == 12
