@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import multiprocessing
 import os
 import pickle
+import signal
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
@@ -126,7 +129,10 @@ def _batch(file: Path) -> tuple[Tensor, Tensor]:
         with file.open("rb") as opened:
             content = _Arrays(opened, encoding="bytes").load()
         images = torch.tensor(content[b"data"]).reshape(-1, 3, 32, 32).float()
-        return images, torch.tensor(content[b"labels"])
+        classes = torch.tensor(content[b"labels"])
+        if classes.shape != images.shape[:1] or not bool(((classes >= 0) & (classes < 10)).all()):
+            raise ValueError(f"{len(images)} images want as many labels from 0 to 9")
+        return images, classes
     except Exception as error:  # whatever a damaged pickle leads to
         raise UserError(f"{str(file)!r} is no batch of CIFAR-10: {error}") from error
 
@@ -179,7 +185,9 @@ def train_all(layers: Sequence[int], seeds: int, workers: int, settings: Setting
     jobs = [(depth, shortcuts, seed) for depth in layers for shortcuts in KINDS for seed in range(seeds)]
     jobs.sort(reverse=True)  # the deep ones first, so that no worker is left waiting for one
     rows: list[Row] = []
-    with Progress() as progress, ProcessPoolExecutor(workers) as pool:
+    # Control-C reaches the workers too: they leave it to this process, which ends them.
+    calm = (signal.SIGINT, signal.SIG_IGN)
+    with Progress() as progress, ProcessPoolExecutor(workers, initializer=signal.signal, initargs=calm) as pool:
         task = progress.add_task("training", total=len(jobs))
         futures = {pool.submit(train, *job, settings): job for job in jobs}
         try:
@@ -189,6 +197,8 @@ def train_all(layers: Sequence[int], seeds: int, workers: int, settings: Setting
                 progress.update(task, advance=1, description=f"{KINDS[shortcuts]}{depth}, seed {seed} done")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()  # or a stopped run would go on for the minutes that a network takes
             raise
     return sorted(rows, key=lambda row: (row.shortcuts, row.layers, row.seed, row.epoch))
 
@@ -300,6 +310,9 @@ def run(arguments: Sequence[str] | None) -> None:
     options = parse(arguments)
     if not 0 < options.rate < float("inf"):
         raise UserError(f"--rate is {options.rate}, expected a number above 0")
+    for name in ("batch", "samples"):
+        if getattr(options, name) == 1:
+            raise UserError(f"--{name} is 1, expected 2 or more: a single image has no statistics to train with")
     settings = Settings(options.epochs, options.batch, options.rate, options.data, options.samples)
     data = load(settings.data, settings.samples)
     for depth in options.layers:
@@ -309,6 +322,11 @@ def run(arguments: Sequence[str] | None) -> None:
     paths = [os.path.join(options.output, f"degradation.{kind}") for kind in ("csv", "svg")]
     for path in paths:
         check_writable(path)
+    try:  # a folder may be there and take no file, which is better said now than after the training
+        with tempfile.TemporaryFile(dir=options.output):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {options.output!r}: {error.strerror}") from error
     rows = train_all(options.layers, options.seeds, options.workers, settings)
     title = f"{data.name}, {len(data.images):,} images, {options.seeds} seeds: mean, lowest to highest"
     for path, text in zip(paths, (to_csv(rows), draw(rows, title)), strict=True):

@@ -75,7 +75,13 @@ class Evil:
         return os.mkdir, ("was-here",)
 
 
-@pytest.mark.parametrize("content", [Evil(), {b"data": 3}, [1]])
+IMAGES = np.zeros((2, 3072), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [Evil(), {b"data": 3}, [1], {b"data": IMAGES, b"labels": [0]}, {b"data": IMAGES, b"labels": [0, 10]}],
+)
 def test_other_pickles_are_refused(
     content: Any,
     degradation: ModuleType,
@@ -98,6 +104,8 @@ def test_other_pickles_are_refused(
         (["--rate", "nan"], "--rate is nan"),
         (["--data", "no/such/folder"], "no file 'no/such/folder/data_batch_1'"),
         (["--output", "no/such/folder"], "no/such/folder"),
+        (["--samples", "1"], "--samples is 1, expected 2 or more"),
+        (["--batch", "1"], "--batch is 1, expected 2 or more"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(
@@ -114,6 +122,18 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
     printed = capsys.readouterr()
     assert said in printed.err and printed.err.count("\n") == 1 and printed.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_no_file_is_found_before_anything_is_trained(
+    degradation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(degradation, "train_all", None)
+    monkeypatch.setattr(degradation.tempfile, "TemporaryFile", refuse)  # permissions do not stop root
+    assert degradation.main(["--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"degradation: cannot write to the folder {str(tmp_path)!r}: Permission denied\n"
 
 
 @pytest.mark.parametrize("option", ["--seeds", "--epochs", "--workers", "--batch", "--samples"])
