@@ -651,6 +651,12 @@ def test_models_in_every_format(run: Run) -> None:
     assert run("models", "-o", "no/such/list.csv").status == 2
 
 
+@pytest.mark.parametrize("wrong", [["foo"], ["--width", "10"], ["--format", "xml"]])
+def test_mistakes_with_models_point_at_models(wrong: list[str], run: Run) -> None:
+    done = run("models", *wrong)
+    assert done.status == 2 and done.err.endswith("(torchledger models --help lists the options)\n")
+
+
 def test_models_reads_no_torch() -> None:
     code = "import sys; from torchledger.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, "models"], check=True, capture_output=True, env=environment())
@@ -665,7 +671,7 @@ def test_weights_are_compared_or_loaded(run: Run) -> None:
     assert done.err.startswith("resnet20 is made for the weights of github.com/akamaster") and done.err.count("\n") == 1
     assert run("stat", "resnet20", "--weights", "net.pth", "--measure").status == 0
     done = run("stat", "resnet32", "--weights", "net.pth")
-    assert done.status == 2 and "'net.pth' does not fit CifarResNet: " in done.err and done.err.count("\n") == 1
+    assert done.status == 2 and "'net.pth' do not fit CifarResNet: " in done.err and done.err.count("\n") == 1
     done = run("stat", "resnet20", "--weights", "net.pt")
     assert done.err == "torchledger: weights 'net.pt' is no file. Did you mean 'net.pth' or 'nets.py'?\n"
     torch.save(nn.Linear(4, 2).state_dict(), "linear.pth")

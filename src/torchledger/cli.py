@@ -184,7 +184,7 @@ def stat(
 
 @app.command()
 def models(
-    format: Annotated[Format, typer.Option("--format", help="json, csv and markdown have all columns.")] = Format.text,
+    format: Annotated[Format, typer.Option("--format", help="json and csv have all columns.")] = Format.text,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead of to the terminal.")
     ] = None,
@@ -327,7 +327,9 @@ def _one_line(error: Exception) -> str:
 
     text = str(error)
     if hasattr(error, "format_message"):  # click's, for an option that it could not read
-        return f"{printable(error.format_message())} (torchledger stat --help lists the options)"
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "torchledger stat"
+        return f"{printable(error.format_message())} ({command} --help lists the options)"
     if not isinstance(error, UserError | ForwardError):
         text = f"{type(error).__name__}: {text}{raised_at(error)} (--debug shows the traceback)"
     return printable(text)

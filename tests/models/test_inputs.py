@@ -155,3 +155,19 @@ def test_wrong_depths_are_said() -> None:
     with pytest.raises(UserError, match="stride_in_1x1=True is for bottlenecks"):
         build("resnet18", stride_in_1x1=True)
     assert checks.check_whole(layers=3) is None
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_whole_numbers_are_not_rescaled(name: str) -> None:
+    """The constants of the rescaling would be cut down to 0, and every image be the same."""
+    model = build(name, num_classes=2, transform_input=True, init=False).eval()
+    with pytest.raises(UserError, match="transform_input=True is for normalised images, and these are uint8"):
+        model(torch.zeros(2, 3, 96, 96, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_2012", "vgg11", "googlenet", "inception_v2", "inception_v3",
+                                  "inception_v4", "resnet18", "resnet20"])  # fmt: skip
+@pytest.mark.parametrize("rate", [2, -0.1, float("nan"), "x", True, None])
+def test_dropout_is_a_rate(name: str, rate: Any) -> None:
+    with pytest.raises(UserError, match=f"dropout is {rate!r}, expected a rate from 0 to 1"), torch.device("meta"):
+        build(name, dropout=rate)

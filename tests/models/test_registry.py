@@ -89,6 +89,9 @@ def test_unknown_name_gives_close_matches_and_choices() -> None:
     assert all(name in str(caught.value) for name in ARTICLE)
     with pytest.raises(UserError, match="unknown model 'zzz'"):
         models.build("zzz")
+    for wrong in (None, []):
+        with pytest.raises(UserError, match="unknown model"):
+            models.build(wrong)  # type: ignore[arg-type]
 
 
 def test_reading_the_registry_does_not_import_torch() -> None:

@@ -25,7 +25,8 @@ def build(name: str, weights: str | PathLike[str] | None = None, **arguments: ob
         arguments: of the network's class; all take num_classes, in_channels, dropout and init.
 
     Raises:
-        UserError: for an unknown name, with close matches; an argument that is wrong; weights that do not fit.
+        UserError: for an unknown name, with close matches; a value that is wrong; weights that do not fit.
+        TypeError: for an argument that the network does not have.
     """
     builder = registry.entry(name).load()
     if weights is None:

@@ -14,6 +14,13 @@ def check_whole(**values: int) -> None:
             raise UserError(f"{name} is {value!r}, expected a whole number from 1")
 
 
+def check_rate(**values: float) -> None:
+    """Raise `UserError` for a dropout rate that is no number from 0 to 1."""
+    for name, value in values.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+            raise UserError(f"{name} is {value!r}, expected a rate from 0 to 1")
+
+
 def check_images(
     network: str, x: Tensor, channels: int, smallest: int, largest: int | None = None, alone: int = 0, why: str = ""
 ) -> None:

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchledger.models.checks import check_images, check_whole
+from torchledger.models.checks import check_images, check_rate, check_whole
 from torchledger.models.inception import ConvNormRelu, ConvRelu, GoogLeNetOutputs, check_rescaling, rescaled
 
-torch.fx.wrap("check_images")  # a trace keeps the check instead of looking into it
+torch.fx.wrap("check_images")  # a trace keeps these instead of looking into them
+torch.fx.wrap("rescaled")
 
 Conv = type[ConvRelu] | type[ConvNormRelu]
 
@@ -166,6 +167,7 @@ class GoogLeNetV1(Stages):
         init: bool = True,
     ) -> None:
         check_whole(num_classes=num_classes, in_channels=in_channels)
+        check_rate(dropout=dropout, dropout_aux=dropout_aux)
         super().__init__()
         self.conv1 = ConvRelu(in_channels, 64, 7, stride=2, padding=3)
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
@@ -223,6 +225,7 @@ class GoogLeNet(Stages):
         init: bool = True,
     ) -> None:
         check_whole(num_classes=num_classes, in_channels=in_channels)
+        check_rate(dropout=dropout, dropout_aux=dropout_aux)
         check_rescaling(transform_input, in_channels)
         super().__init__()
         self.conv1 = ConvNormRelu(in_channels, 64, 7, stride=2, padding=3)

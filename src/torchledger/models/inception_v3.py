@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchledger.models.checks import check_images, check_whole
+from torchledger.models.checks import check_images, check_rate, check_whole
 from torchledger.models.inception import ConvNormRelu, InceptionOutputs, check_rescaling, rescaled
 
-torch.fx.wrap("check_images")  # a trace keeps the check instead of looking into it
+torch.fx.wrap("check_images")  # a trace keeps these instead of looking into them
+torch.fx.wrap("rescaled")
 
 
 HEAD = "its head, which runs in train mode, is made for that; aux_logits=False builds none"
@@ -197,6 +198,7 @@ class InceptionV3(nn.Module):
     ) -> None:
         super().__init__()
         check_whole(num_classes=num_classes, in_channels=in_channels)
+        check_rate(dropout=dropout)
         check_rescaling(transform_input, in_channels)
         self.transform_input = transform_input
         self.Conv2d_1a_3x3 = ConvNormRelu(in_channels, 32, 3, stride=2)

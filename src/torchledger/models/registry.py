@@ -203,11 +203,13 @@ def names() -> tuple[str, ...]:
 
 def entry(name: str) -> Entry:
     """Return the entry of `name`. An unknown name raises `UserError` with close matches and the choices."""
-    if name not in REGISTRY:
-        raise UserError(f"unknown model {name!r}.{close_matches(name, REGISTRY)} Choices: {', '.join(REGISTRY)}.")
+    if not isinstance(name, str) or name not in REGISTRY:
+        raise UserError(f"unknown model {name!r}.{close_matches(str(name), REGISTRY)} Choices: {', '.join(REGISTRY)}.")
     return REGISTRY[name]
 
 
 def arguments_for_weights(name: str, arguments: Mapping[str, object]) -> dict[str, object]:
     """Return `arguments` with what published weights of `name` ask of its builder, unless they say otherwise."""
+    if arguments.get("in_channels", 3) != 3:
+        return dict(arguments)  # published weights are for RGB, and so is what they ask for
     return {**entry(name).weights_arguments, **arguments}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchledger.errors import UserError
-from torchledger.models.checks import check_images, check_whole
+from torchledger.models.checks import check_images, check_rate, check_whole
 
 torch.fx.wrap("check_images")  # a trace keeps the check instead of looking into it
 
@@ -128,6 +128,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         check_whole(num_classes=num_classes, in_channels=in_channels)
+        check_rate(dropout=dropout)
         if layers not in STAGES:
             raise UserError(f"layers is {layers!r}; ResNet has {', '.join(map(str, STAGES))}")
         if stride_in_1x1 and layers < 50:
@@ -229,6 +230,7 @@ class CifarResNet(nn.Module):
     ) -> None:
         super().__init__()
         check_whole(num_classes=num_classes, in_channels=in_channels, layers=layers)
+        check_rate(dropout=dropout)
         if layers < 8 or (layers - 2) % 6:
             raise UserError(f"layers is {layers}; a CIFAR ResNet has 6n + 2, such as 20, 32, 44 or 56")
         self.conv1 = conv(in_channels, CIFAR_CHANNELS[0], 3)

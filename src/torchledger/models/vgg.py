@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from torchledger.errors import UserError
-from torchledger.models.checks import check_images, check_whole
+from torchledger.models.checks import check_images, check_rate, check_whole
 
 torch.fx.wrap("check_images")  # a trace keeps the check instead of looking into it
 
@@ -52,6 +52,7 @@ class VGG(nn.Module):
     ) -> None:
         super().__init__()
         check_whole(num_classes=num_classes, in_channels=in_channels)
+        check_rate(dropout=dropout)
         if layers not in STAGES:
             raise UserError(f"layers is {layers!r}; VGG has {', '.join(map(str, STAGES))}")
         modules: list[nn.Module] = []
