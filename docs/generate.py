@@ -98,14 +98,14 @@ def figures() -> str:
 
 def models() -> str:
     """Return docs/models.md: the table of all networks."""
-    rows = [row for row in networks() if not str(row["name"]).startswith("article_")]
+    rows = [row for row in networks() if not registry.entry(str(row["name"])).of_article]
     lines = [
         "# Networks",
         "",
         "Made by `make docs`: `params` and GMACs (multiply-accumulates of one sample in eval mode) are counted by the",
         "ledger, with auxiliary heads in the parameters where a network has them; top-1 is what others published, with",
-        "its source below. `torchledger models` prints the same, `torchledger.models.build(name)` builds one, and",
-        "`torchledger stat NAME` shows where it spends what.",
+        "its source below. `torchledger models` lists these and the article's own, `torchledger.models.build(name)`",
+        "builds one, and `torchledger stat NAME` shows where it spends what.",
         "",
         catalog.written(rows, "markdown").rstrip(),
         "",
@@ -119,7 +119,7 @@ def models() -> str:
     fitting: dict[str, list[str]] = {}
     for row in rows:
         fitting.setdefault(str(row["weights"]), []).append(str(row["name"]))
-    lines += [f"- {listed(names)}: {text}" for text, names in fitting.items() if text]
+    lines += [f"- `{'`, `'.join(names)}`: {text}" for text, names in fitting.items() if text]
     return "\n".join(lines) + "\n"
 
 

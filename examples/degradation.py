@@ -41,8 +41,8 @@ SPLIT_SEED = 0  # of the digits that are held out: the same for every run
 class Row:
     """Hold the errors, in percent, of one network with one seed after one epoch.
 
-    The training error is that of the epoch's own batches, in train mode and before each step, as the paper's curves
-    have it; the test error that of held-out images in eval mode.
+    The training error is that of the epoch's own batches, in train mode and before each step; the test error that of
+    held-out images in eval mode.
     """
 
     network: str
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Data:
-    """Hold images, N x channels x height x width with mean 0 and deviation 1, and their classes."""
+    """Hold images, N x channels x height x width, and their classes; mean 0, deviation 1 over all training images."""
 
     name: str
     images: Tensor
@@ -153,7 +153,7 @@ def train(layers: int, shortcuts: bool, seed: int, settings: Settings) -> list[R
     torch.manual_seed(seed)
     network = CifarResNet(layers, shortcuts, num_classes=10, in_channels=data.images.shape[1])
     optimizer = torch.optim.SGD(network.parameters(), lr=settings.rate, momentum=0.9, weight_decay=1e-4)
-    milestones = [settings.epochs // 2, settings.epochs * 3 // 4]
+    milestones = sorted({settings.epochs // 2, settings.epochs * 3 // 4} - {0})
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
     rows = []
     for epoch in range(1, settings.epochs + 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,10 @@ def _compiled_part_loads() -> bool:
         pass
     return False
 
+
+# A worker has a core to itself: threads of several workers would only wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
 
 # Without it torchvision imports once the schemas of its two compiled operations are defined. The library must stay
 # referenced: its schemas go with it.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "degradation.md"
@@ -150,3 +151,19 @@ def test_page_shows_the_table_of_its_csv(degradation: ModuleType) -> None:
     (shown,) = re.findall(r"<!-- degradation: table -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
     assert shown == degradation.table(rows)
     assert len({(row.network, row.seed) for row in rows}) == 12
+
+
+@pytest.mark.parametrize(("epochs", "rates"), [(1, [1]), (2, [1, 0.1]), (4, [1, 1, 0.1, 0.01])])
+def test_the_rate_falls_at_one_half_and_three_quarters(
+    epochs: int, rates: list[float], degradation: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[float] = []
+    step = torch.optim.SGD.step
+
+    def noted(optimizer: torch.optim.SGD, *arguments: Any) -> Any:
+        taken.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noted)
+    degradation.train(8, True, 0, degradation.Settings(epochs=epochs, batch=64, rate=0.05, data=None, samples=64))
+    assert taken == pytest.approx([0.05 * rate for rate in rates])

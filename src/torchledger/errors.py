@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -19,6 +20,22 @@ def close_matches(name: str, choices: Iterable[str]) -> str:
     """Return ` Did you mean ...?` for the choices nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(choices), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
+
+
+def check_accepted(name: str, target: Callable[..., object], arguments: Iterable[str]) -> None:
+    """Raise `UserError` for arguments that `target` has not, with those that it has; `name` is what it goes by."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (ValueError, TypeError):
+        return
+    accepted = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    unexpected = [argument for argument in arguments if argument not in accepted]
+    if unexpected and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        takes = f"it accepts {', '.join(accepted)}" if accepted else "it accepts none"
+        raise UserError(
+            f"{name!r} takes no argument {', '.join(map(repr, unexpected))}: {takes}."
+            f"{close_matches(unexpected[0], accepted)}"
+        )
 
 
 def printable(text: str) -> str:

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal, cast
 
-from torchledger.errors import UserError, close_matches, raised_at
+from torchledger.errors import UserError, check_accepted, close_matches, raised_at
 from torchledger.models import registry
 
 if TYPE_CHECKING:
@@ -388,19 +388,12 @@ def _checked_model(source: Source, model: object) -> nn.Module:
 
 def _check_arguments(source: Source, target: Callable[..., object], arguments: dict[str, object]) -> None:
     """Compare the arguments with the signature, where it has one, before anything runs."""
+    check_accepted(source.name, target, arguments)
     try:
         parameters = inspect.signature(target).parameters.values()
     except (ValueError, TypeError):
         return
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    accepted = [p.name for p in named]
-    unexpected = [name for name in arguments if name not in accepted]
-    if unexpected and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        takes = f"it accepts {', '.join(accepted)}" if accepted else "it accepts none"
-        raise UserError(
-            f"{source.name!r} takes no argument {', '.join(map(repr, unexpected))}: {takes}."
-            f"{close_matches(unexpected[0], accepted)}"
-        )
     missing = [p.name for p in named if p.default is p.empty and p.name not in arguments]
     if missing:
         flags = " ".join(f"--arg {name}=VALUE" for name in missing)

@@ -27,9 +27,11 @@ def learning() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(
-    "name", ["googlenet", "inception_v2", "resnet18", "resnet50", "resnet20", "plain20", "resnet56"]
-)
+SMALL = ("googlenet", "inception_v2", "resnet18", "resnet50", "resnet20", "plain20", "resnet56")
+LARGER = ("alexnet", "alexnet_2012", "vgg11", "vgg11_bn", "googlenet_v1", "inception_v3", "inception_v4", "resnet34")
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_loss_falls(name: str, learning: ModuleType) -> None:
     first, *_, last = learning.losses(name)
     assert last * learning.FACTOR <= first
@@ -46,3 +48,19 @@ def test_a_network_that_is_cut_off_does_not_pass(learning: ModuleType, monkeypat
     monkeypatch.setattr(learning, "build", cut)
     first, *_, last = learning.losses("resnet20")
     assert last * learning.FACTOR > first
+
+
+@pytest.mark.parametrize("name", [*SMALL, *LARGER])
+def test_every_parameter_is_reached(name: str, learning: ModuleType) -> None:
+    assert learning.without_gradient(name) == []
+
+
+def test_a_branch_that_is_cut_off_is_found(learning: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(name: str, **arguments: object) -> nn.Module:
+        network = registry.entry(name).load()(**arguments)
+        network.inception4c.branch3.register_forward_hook(lambda _, __, made: made.detach())
+        return network
+
+    monkeypatch.setattr(learning, "build", cut)
+    found = learning.without_gradient("googlenet")
+    assert found and all(key.startswith("inception4c.branch3.") for key in found)

@@ -63,12 +63,13 @@ def test_accuracies_have_a_source(name: str) -> None:
         assert entry.top1 == weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
 
 
-def test_initialisation_can_be_skipped() -> None:
-    torch.manual_seed(0)
-    drawn: Any = models.build("vgg11")
-    torch.manual_seed(0)
-    plain: Any = models.build("vgg11", init=False)
-    assert drawn.classifier[0].bias.abs().max() == 0 and plain.classifier[0].bias.abs().max() > 0
+def test_arguments_that_a_network_has_not_are_named() -> None:
+    with pytest.raises(
+        UserError, match=r"'resnet18' takes no argument 'num_clases': it accepts num_classes, .*\. Did you"
+    ):
+        models.build("resnet18", num_clases=3)
+    with pytest.raises(UserError, match="'article_basicblock' takes no argument 'num_classes'"):
+        models.build("article_basicblock", num_classes=3)
 
 
 def test_build_passes_arguments() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING
 
+from torchledger.errors import check_accepted
 from torchledger.models import registry
 from torchledger.models.registry import names
 
@@ -22,13 +23,14 @@ def build(name: str, weights: str | PathLike[str] | None = None, **arguments: ob
         weights: a checkpoint, `.safetensors` or what `torch.save` wrote, that is loaded strictly: every key and shape
             must fit. Nothing in it is run. `transform_input=True` is set where published weights are trained with it
             (googlenet, inception_v3); give it as False for weights of your own that are not.
-        arguments: of the network's class; all take num_classes, in_channels, dropout and init.
+        arguments: of the network's class; all but those of the article take num_classes, in_channels,
+            dropout and init.
 
     Raises:
-        UserError: for an unknown name, with close matches; a value that is wrong; weights that do not fit.
-        TypeError: for an argument that the network does not have.
+        UserError: for an unknown name or argument, with close matches; a value that is wrong; weights that do not fit.
     """
     builder = registry.entry(name).load()
+    check_accepted(name, builder, arguments)
     if weights is None:
         return builder(**arguments)
     import torch

@@ -1,15 +1,16 @@
 """AlexNet, in one tower as it is used today, and in two groups as it won ILSVRC 2012.
 
 alexnet       Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014 (arXiv:1404.5997),
-              section 5: one tower, no normalisation. As torchvision has it: same keys, same outputs.
+              section 5: one tower. As torchvision has it: same keys, same outputs.
 alexnet_2012  Krizhevsky, Sutskever, Hinton, "ImageNet classification with deep convolutional neural networks", NIPS
               2012: two groups, local response normalisation, overlapping pooling. It takes raw pixels, 0 to 255 less
               their mean (section 2), and its initialisation counts on that.
 
-Deviations of `alexnet` (torchvision's): an adaptive pooling before the classifier lets other sizes in, and is the
-identity at 224 x 224; dropout acts on the inputs of the first two linear layers, where 2012 has it on their outputs.
-Deviations of `alexnet_2012`: none known. The paper's figure 2 says 224 x 224, from which an 11 x 11 convolution with
-stride 4 makes no 55 x 55 map; 227 x 227 does, and is what the public Caffe port takes.
+Deviations of `alexnet` (torchvision's): no response normalisation; an adaptive pooling before the classifier lets other
+sizes in, and is the identity at 224 x 224; dropout acts on the inputs of the first two linear layers, where 2012 has it
+on their outputs.
+Deviation of `alexnet_2012`: 227 x 227 pixels. The paper's figure 2 says 224 x 224, from which an 11 x 11 convolution
+with stride 4 makes no 55 x 55 map; 227 does, and is what the public Caffe port takes.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def response_norm() -> nn.LocalResponseNorm:
 class AlexNet2012(nn.Module):
     """Build AlexNet as it was in 2012: its second, fourth and fifth convolution in two groups (one a GPU then).
 
-    Takes N x `in_channels` x 227 x 227 (up to 258 leads to the same maps) and returns N x `num_classes` logits.
+    Takes N x `in_channels` x 227 x 227 (up to 258 ends in the same 6 x 6 map) and returns N x `num_classes` logits.
     `dropout` is the rate at the outputs of the first two linear layers (paper, section 4.2). With `init`, weights are
     drawn from a Gaussian of standard deviation 0.01, and biases are 1 in the second, fourth and fifth convolution and
     the hidden linear layers, and 0 elsewhere (section 5); without, PyTorch's defaults stay.

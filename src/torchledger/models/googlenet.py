@@ -3,7 +3,7 @@
 Szegedy et al., "Going deeper with convolutions", CVPR 2015 (arXiv:1409.4842), table 1.
 
 googlenet_v1  The paper's: biases, local response normalisation, no BatchNorm, two auxiliary heads after 4a and 4d. What
-              the paper leaves open follows the authors' Caffe replication, bvlc_googlenet: poolings rounded up, the
+              the paper leaves open follows BVLC's replication in Caffe, bvlc_googlenet: poolings rounded up, the
               constants of the normalisation, ReLUs everywhere.
               Rows of table 1 that contradict themselves follow the channel columns: conv1 is a plain 7 x 7 convolution
               (9.4 K weights and 118 M operations, where the row has 2.7 K and 34 M); 4c has 509 K weights and 100 M
@@ -151,8 +151,8 @@ class GoogLeNetV1(Stages):
     Takes N x `in_channels` x H x W with H and W from 31 (made for 224), in train mode with heads 223 to 270, which the
     heads' linear layers are sized for, and returns N x `num_classes` logits; in train mode with `aux_logits`
     `GoogLeNetOutputs`, whose heads the paper weighs with 0.3 in the loss. `dropout` and `dropout_aux` are the rates
-    before the last linear layer of the trunk and of a head. With `init`, weights are drawn after Glorot and Bengio 2010
-    and biases are 0.2, in linear layers 0, as in the authors' Caffe replication (the paper says nothing of it);
+    before the last linear layer of the trunk and of a head. With `init`, weights are uniform up to sqrt(3 / fan-in),
+    biases 0.2 and in the classifiers 0: Caffe's "xavier", which bvlc_googlenet was trained with in place of a Gaussian;
     without, PyTorch's defaults stay.
     """
 
@@ -182,11 +182,11 @@ class GoogLeNetV1(Stages):
             self._initialise()
 
     def _initialise(self) -> None:
+        with_bias = {head.fc1 for head in (self.aux1, self.aux2) if head is not None}
         for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.constant_(module.bias, 0.2 if isinstance(module, nn.Conv2d) else 0.0)
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="linear")  # up to sqrt(3 / fan-in)
+                nn.init.constant_(module.bias, 0.2 if isinstance(module, nn.Conv2d) or module in with_bias else 0.0)
 
     def forward(self, x: Tensor) -> Tensor | GoogLeNetOutputs:
         """Return N x num_classes logits of N x in_channels x H x W images, in train mode with those of the heads."""

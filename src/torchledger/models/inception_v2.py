@@ -6,7 +6,8 @@ github.com/Cadene/pretrained-models.pytorch (`bninception`), flat names such as 
 
 Where the paper's figure and the weights differ, the weights were followed: the figure has 576 channels after 4c and 4d
 and 1024 after 4e, where the columns of its own rows 4c and 4d sum to 608, those of 4e with its pooling to 1056 (192 +
-256 + 608). Convolutions keep their biases, which BatchNorm makes idle, since the weights have them.
+256 + 608). The paper's first convolution is separable, that of the weights
+a plain 7 x 7. Convolutions keep their biases, which BatchNorm makes idle, since the weights have them.
 
 Deviations of that port that are not followed: a momentum of 0.9 for BatchNorm, which is Caffe's 0.1 mistaken (PyTorch's
 default stands here), and a fixed 7 x 7 pooling at the end (adaptive here, the same at 224 x 224).

@@ -182,8 +182,8 @@ class InceptionV3(nn.Module):
     (a single image would give BatchNorm one value a channel in the head, below 347 x 347). `transform_input` takes
     images normalised by ImageNet's mean and deviation to the range that torchvision's weights were trained with;
     `build(name, weights=...)` sets it, as torchvision does. `dropout` is the rate before the last linear layer. With
-    `init`, weights are drawn from a Gaussian of standard deviation 0.1, in the head 0.01 (conv1) and 0.001 (fc), cut
-    off at 2, as torchvision; without, PyTorch's defaults stay.
+    `init`, weights are drawn from a Gaussian of standard deviation 0.1, in the head's linear layer 0.001, cut off at 2,
+    as torchvision draws them; without, PyTorch's defaults stay.
     """
 
     def __init__(
@@ -228,10 +228,10 @@ class InceptionV3(nn.Module):
             self._initialise()
 
     def _initialise(self) -> None:
-        deviations = {self.AuxLogits.conv1.conv: 0.01, self.AuxLogits.fc: 0.001} if self.AuxLogits is not None else {}
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.trunc_normal_(module.weight, std=deviations.get(module, 0.1))
+                of_head = self.AuxLogits is not None and module is self.AuxLogits.fc
+                nn.init.trunc_normal_(module.weight, std=0.001 if of_head else 0.1)
 
     def forward(self, x: Tensor) -> Tensor | InceptionOutputs:
         """Return N x num_classes logits of N x in_channels x H x W images, in train mode with those of the head."""

@@ -3,8 +3,9 @@
 Szegedy, Ioffe, Vanhoucke, Alemi, "Inception-v4, Inception-ResNet and the impact of residual connections on learning",
 AAAI 2017 (arXiv:1602.07261), figures 3 to 9; k = 192, l = 224, m = 256, n = 384 in reduction A (table 1).
 
-Deviation: where figures 4 to 6 show an average pooling, its border counts the pixels inside alone, as in the released
-TensorFlow network.
+Deviations, all as in the released TensorFlow network, whose weights timm ported: the border of an average pooling
+counts the pixels inside alone; where a convolution comes in two factors, their order is that of the weights, which is
+not everywhere that of the figures (in the stem 1 x 7 before 7 x 1, for one).
 """
 
 from __future__ import annotations

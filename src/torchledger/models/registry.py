@@ -44,6 +44,11 @@ class Entry:
     weights: str = ""
     weights_arguments: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def of_article(self) -> bool:
+        """Whether it is a network as the article writes it down, rather than one that was published."""
+        return self.builder.startswith(_ARTICLE)
+
     def load(self) -> Callable[..., nn.Module]:
         """Import the class or function that builds the network (and torch with it)."""
         module, _, attribute = self.builder.partition(":")
@@ -97,6 +102,7 @@ INCEPTION_V4 = Paper(
 )
 RESNET = Paper("He et al.", "Deep residual learning for image recognition (arXiv:1512.03385)", 2016)
 
+_ARTICLE = "torchledger.models.article:"
 _IMAGE = (3, 224, 224)
 _NORMALISED = "RGB from 0 to 1, less the mean (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225)"
 _TORCHVISION = f"torchvision's IMAGENET1K_V1: {_NORMALISED}"
@@ -188,10 +194,10 @@ _ENTRIES = (
     _cifar("resnet110", 6.43),
     _cifar("resnet1202", 7.93),
     *(_cifar(f"plain{layers}", None) for layers in (20, 32, 44, 56, 110, 1202)),
-    Entry("article_alexnet", "torchledger.models.article:AlexNet", _IMAGE, ONE_WEIRD_TRICK),
-    Entry("article_vgg16", "torchledger.models.article:VGG16", _IMAGE, VGG),
-    Entry("article_inception", "torchledger.models.article:Inception", _IMAGE, RETHINKING),
-    Entry("article_basicblock", "torchledger.models.article:BasicBlock", (64, 56, 56), RESNET),
+    Entry("article_alexnet", _ARTICLE + "AlexNet", _IMAGE, ONE_WEIRD_TRICK),
+    Entry("article_vgg16", _ARTICLE + "VGG16", _IMAGE, VGG),
+    Entry("article_inception", _ARTICLE + "Inception", _IMAGE, RETHINKING),
+    Entry("article_basicblock", _ARTICLE + "BasicBlock", (64, 56, 56), RESNET),
 )
 REGISTRY: Mapping[str, Entry] = MappingProxyType({item.name: item for item in _ENTRIES})
 

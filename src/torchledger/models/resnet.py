@@ -7,7 +7,8 @@ convolution has the stride ("v1.5", Goyal et al. 2017, arXiv:1706.02677); the pa
 with `stride_in_1x1=True`. Shortcuts that change shape are projections (option B).
 
 CIFAR (section 4.2): 6n + 2 layers, three stages of 16, 32 and 64 channels, shortcuts without parameters (option A), and
-the plain twin of each, the same layers without any shortcut. The paper does not say where option A pads the new
+the plain twin of each, the same layers without any shortcut (the paper has those of
+20 to 56 and names the one of 110). The paper does not say where option A pads the new
 channels; half of them go before and half behind the old ones, and keys are conv1, bn1, layer1 to layer3, linear, both
 as in the public weights of github.com/akamaster/pytorch_resnet_cifar10, so that these load.
 """
@@ -35,7 +36,6 @@ STAGES = {
 }
 CHANNELS = (64, 128, 256, 512)
 EXPANSION = 4  # channels that leave a bottleneck over those inside it
-CIFAR_LAYERS = (20, 32, 44, 56, 110, 1202)  # paper, table 6
 CIFAR_CHANNELS = (16, 32, 64)
 
 

@@ -36,8 +36,8 @@ class VGG(nn.Module):
     Takes N x `in_channels` x H x W with H and W from 32 (made for 224) and returns N x `num_classes` logits. `dropout`
     is the rate at the outputs of the first two linear layers. With `init`, convolutions are drawn after He et al. 2015
     (arXiv:1502.01852) by fan-out and linear layers from a Gaussian of standard deviation 0.01, biases are 0 (as
-    torchvision; the paper draws all from that Gaussian and copies the outer layers of its deeper nets from column A);
-    without, PyTorch's defaults stay.
+    torchvision; the paper, section 3.1, draws all from a Gaussian of variance 0.01, and copies the first four
+    convolutions and the linear layers of its deeper nets from column A); without, PyTorch's defaults stay.
     """
 
     def __init__(
