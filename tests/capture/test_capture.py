@@ -424,12 +424,11 @@ def test_no_import_of_the_compiler() -> None:
 @pytest.mark.parametrize(
     "move",
     [
-        lambda x: x.to("cpu"),
-        lambda x: x.to(device="cpu"),
-        lambda x: x.to(torch.device("cpu"), non_blocking=True),
+        lambda x: x.to("cuda"),
+        lambda x: x.to(device="cuda"),
+        lambda x: x.to(torch.device("cuda"), non_blocking=True),
         lambda x: x.to("cuda", torch.float32),
-        lambda x: x.to("cpu", None, False),
-        lambda x: x.cpu(),
+        lambda x: x.to("cuda", None, False),
         lambda x: x.cuda(),
         lambda x: x.cuda(0, non_blocking=True),
     ],
@@ -438,6 +437,26 @@ def test_moves_between_devices_are_assumed_away(move: Any) -> None:
     ledger = analyze(Function(lambda m, x: move(x) + 1, spare=nn.Identity()), (4,))
     assert names(ledger) == ["add"]
     assert any("one device" in assumption for assumption in ledger.assumptions)
+
+
+@pytest.mark.parametrize("stay", [lambda x: x.to("cpu"), lambda x: x.cpu(), lambda x: x.to(x.device)])
+def test_a_tensor_that_is_where_the_model_is_does_not_move(stay: Any) -> None:
+    for device in ("cpu", "meta"):
+        model = Function(lambda m, x: stay(m.fc(x)), fc=nn.Linear(4, 4, device=device))
+        ledger = analyze(model, (4,))
+        assert names(ledger) == ["t", "addmm"] and not ledger.assumptions
+
+
+def test_forward_sees_the_device_that_the_model_is_made_for() -> None:
+    seen: list[object] = []
+
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        seen.append((str(x.device), x.is_meta, x.is_cpu, x.is_cuda, f"{x.sum():.1f}"))
+        return x
+
+    for model in (Function(forward), Function(forward, fc=nn.Linear(4, 4, device="meta"))):
+        analyze(model, (4,))
+    assert seen == [("cpu", False, True, False, "nan")] * 2
 
 
 @pytest.mark.parametrize(
@@ -476,7 +495,7 @@ def test_model_dtype_casts_parameters_and_buffers_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x.numpy(), lambda x: bool(x)]
+    "values", [lambda x: x.sum().item(), lambda x: x.tolist(), lambda x: x.numpy(), lambda x: bool(x)]
 )
 def test_need_for_values_is_said(values: Any) -> None:
     with pytest.raises(

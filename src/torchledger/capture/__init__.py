@@ -71,7 +71,11 @@ def capture(
             if tensor.layout == torch.strided:
                 recorder.born(tensor, "input")
         recorder.know(tensor for tensor in stand_ins.made if not is_lazy(tensor))
-        door = FrontDoor(recorder)
+        if isinstance(stand_ins, Twins):
+            for tensor, twin in stand_ins.pairs:
+                if _has_plain_values(tensor):
+                    recorder.known.lend(twin, tensor)
+        door = FrontDoor(recorder, _device(modules))
         error: BaseException | None = None
         output = None  # held until the storages are closed: what forward returned outlived it
         prints = contextlib.nullcontext() if quiet else contextlib.redirect_stdout(sys.stderr)
@@ -95,6 +99,7 @@ def capture(
         record.assumptions.append("modules ran in other threads than the caller's: their operations are not counted")
     if door.saw_move:
         record.assumptions.append("all tensors lie on one device: moves such as x.to('cpu') are not counted")
+    record.assumptions += recorder.known.reasons
     if door.saw_autocast:
         record.assumptions.append("autocast was on and is not modelled: operations keep the dtypes of their inputs")
     return Captured(record, error, recorder.seconds)
@@ -116,7 +121,16 @@ def ready(modules: Modules, stand_ins: Twins | Copies, mode: Mode, given: list[A
         if mode != "as_is":
             for _, module in modules.values():
                 module.training = mode == "train"
+        _seed()
         yield
+
+
+def _seed() -> None:
+    """Start the random generators alike in every run: what forward decides by chance falls the same way."""
+    torch.default_generator.manual_seed(0)
+    random.seed(0)
+    if (numpy_random := sys.modules.get("numpy.random")) is not None:
+        numpy_random.seed(0)
 
 
 @contextlib.contextmanager
@@ -159,6 +173,19 @@ def _state(modules: Modules) -> list[torch.Tensor]:
     """Return the parameters and buffers of all modules."""
     holders = (holder for _, m in modules.values() for holder in (m._parameters, m._buffers))
     return [tensor for holder in holders for tensor in holder.values() if tensor is not None]
+
+
+def _has_plain_values(tensor: torch.Tensor) -> bool:
+    """Whether a tensor of the user's holds whole numbers or bools: masks, ids, lengths."""
+    if isinstance(tensor, nn.Parameter) or tensor.is_meta or tensor.layout != torch.strided:
+        return False
+    return not (tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.is_quantized)
+
+
+def _device(modules: Modules) -> torch.device:
+    """Return where the model lives, as its code shall see it: on meta, as if that were the CPU."""
+    device = next((tensor.device for tensor in _state(modules) if not is_lazy(tensor)), torch.device("cpu"))
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def _take_down_state(modules: Modules, record: Record, recorder: Recorder) -> None:

@@ -1,11 +1,11 @@
 """The small function mode: what the dispatch mode cannot see, because torch takes it apart first or answers it itself.
 
-Attention and dropout are booked whole here, under the same name whatever kernels the device would choose.
+What is booked whole, under one name whatever kernels the device would choose, is in whole.py.
 """
 
 from __future__ import annotations
 
-import functools
+import math
 import types
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
+from torchledger.capture import whole
 from torchledger.capture.operations import tensor_info
 from torchledger.capture.recorder import FailedOperation, Recorder
 from torchledger.inputs import tensors_in
@@ -23,9 +25,10 @@ from torchledger.inputs import tensors_in
 class FrontDoor(TorchFunctionMode):
     """Send the functions of a small table to the recorder whole; let all others through."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, device: torch.device) -> None:
         super().__init__()
         self.recorder = recorder
+        self.device = device  # where the model lives, and where its code shall think that it does
         self.failure: FailedOperation | None = None
         self.saw_autocast = False
         self.saw_move = False  # to a device by name, such as x.cuda()
@@ -56,97 +59,28 @@ class FrontDoor(TorchFunctionMode):
         return FailedOperation(error, name, infos, arguments, self.recorder.scopes.current)
 
 
-def _attention(
-    door: FrontDoor,
-    func: Callable[..., Any],
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    **options: Any,
-) -> Any:
-    tensors = {"query": query, "key": key, "value": value, "attn_mask": attn_mask}
-    given = {"dropout_p": dropout_p, "is_causal": is_causal, **options}
-    arguments = {name: _plain(value) for name, value in given.items()}
-    run = functools.partial(func, query, key, value, attn_mask, dropout_p, is_causal, **options)
-    if query.is_meta:
-        fits = _attention_fits(query, key, value, attn_mask, is_causal, bool(options.get("enable_gqa")))
-        run = functools.partial(_fused_layout, query, value, None if fits else run)
-    return door.recorder.whole("scaled_dot_product_attention", run, tensors, arguments)
+def _index_tensors(index: Any) -> Any:
+    """Return an index with its lists as tensors: of a list, torch makes one that no mode sees."""
+    if isinstance(index, list):
+        return torch.tensor(index) if _is_flat(index) else index
+    if isinstance(index, tuple):
+        return tuple(_index_tensors(part) for part in index)
+    return index
 
 
-def _attention_fits(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, is_causal: bool, gqa: bool
-) -> bool:
-    """Whether the shapes are those that attention takes: heads of keys and values may divide the query's (`gqa`)."""
-    q, k, v = query.shape, key.shape, value.shape
-    if len({query.dtype, key.dtype, value.dtype}) > 1 or not len(q) == len(k) == len(v) >= 2:
-        return False
-    if q[-1] != k[-1] or k[:-1] != v[:-1] or (mask is not None and is_causal):
-        return False
-    same_batch = q[:-3] == k[:-3] and k[-3] and q[-3] % k[-3] == 0 if gqa and len(q) > 3 else q[:-2] == k[:-2]
-    if mask is None or not same_batch:
-        return bool(same_batch)
-    scores = (*q[:-1], k[-2])
-    sizes = zip(reversed(mask.shape), reversed(scores), strict=False)
-    return mask.dtype in (torch.bool, query.dtype) and mask.dim() <= len(scores) and all(a in (1, b) for a, b in sizes)
+def _is_flat(index: list[Any]) -> bool:
+    """Whether a list holds numbers alone, to any depth."""
+    return bool(index) and all(_is_flat(part) if isinstance(part, list) else isinstance(part, int) for part in index)
 
 
-def _fused_layout(query: torch.Tensor, value: torch.Tensor, run: Callable[[], torch.Tensor] | None) -> torch.Tensor:
-    """Return what the fused kernels return: laid out as the query is, so that joining the heads moves nothing.
-
-    `run` runs torch's own function, for its error or for a case that is out of the ordinary.
-    """
-    shape = (*query.shape[:-1], value.shape[-1]) if run is None else run().shape
-    if shape == query.shape:
-        return torch.empty_like(query)
-    made = query.new_empty((*shape[:-3], shape[-2], shape[-3], shape[-1])) if len(shape) > 2 else query.new_empty(shape)
-    return made.transpose(-3, -2) if len(shape) > 2 else made
-
-
-def _dropout(name: str) -> Callable[..., Any]:
-    def dropout(
-        door: FrontDoor,
-        func: Callable[..., Any],
-        input: torch.Tensor,
-        p: float = 0.5,
-        training: bool = True,
-        inplace: bool = False,
-    ) -> Any:
-        run = functools.partial(func, input, p, training, inplace)
-        if not training or not 0 < p <= 1 or not input.numel():
-            return run()
-        if input.is_meta and name == "dropout" and input.is_floating_point():
-            run = functools.partial(_same, input, inplace)
-        return door.recorder.whole(f"{name}_" if inplace else name, run, {"input": input}, {"p": _plain(p)})
-
-    return dropout
-
-
-def _plain(value: Any) -> object:
-    """Return a number as Python has it: numpy's and a tensor's own are no JSON."""
-    return value if value is None or isinstance(value, (bool, int)) else float(value)
-
-
-def _same(input: torch.Tensor, inplace: bool) -> torch.Tensor:
-    """Return what an elementwise operation returns."""
-    return input if inplace else torch.empty_like(input)
-
-
-def _dropout_kernel(name: str) -> Callable[..., Any]:
-    def dropout(door: FrontDoor, func: Callable[..., Any], input: torch.Tensor, p: float, train: bool) -> Any:
-        run = functools.partial(func, input, p, train)
-        if not train or not 0 < p <= 1 or not input.numel():
-            return run()
-        return door.recorder.whole(name, run, {"input": input}, {"p": _plain(p)})
-
-    return dropout
+def _get_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, index: Any) -> Any:
+    """Read with lists of places or of bools, whose values stay known."""
+    return func(tensor, _index_tensors(index))
 
 
 def _set_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, index: Any, value: Any) -> Any:
     """Write a number into a slice as the CPU does: on meta, torch would make a tensor of it first and copy that."""
+    index = _index_tensors(index)
     parts = index if isinstance(index, tuple) else (index,)
     plain = all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts)
     if tensor.is_meta and plain and isinstance(value, (bool, int, float)):
@@ -163,6 +97,48 @@ def _new_tensor(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs:
     return made
 
 
+def _new_tensor_like(door: FrontDoor, func: Callable[..., Any], like: torch.Tensor, data: Any, **kwargs: Any) -> Any:
+    """Make a constant whose values stay known: torch would write them to meta where no mode sees them."""
+    made = torch.tensor(data, dtype=kwargs.pop("dtype", None) or like.dtype, **{**kwargs, "device": None})
+    door.recorder.know([made])
+    return made
+
+
+def _device(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor) -> torch.device:
+    """Answer where the tensor would lie: code that asks goes another way on meta."""
+    device: torch.device = func(tensor)
+    return door.device if device.type == "meta" else device
+
+
+def _lies_on(kind: str) -> Callable[..., bool]:
+    def answer(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor) -> bool:
+        return _device(door, torch.Tensor.device.__get__, tensor).type == kind
+
+    return answer
+
+
+def _with_values(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Hand values out where they are known (`tolist`, `numpy`)."""
+    value = _value(door, tensor)
+    return func(tensor if value is None else value, *args, **kwargs)
+
+
+def _value(door: FrontDoor, tensor: torch.Tensor) -> torch.Tensor | None:
+    if not tensor.is_meta or tensor.layout != torch.strided:
+        return None
+    value = door.recorder.values_of(tensor)
+    with _disable_current_modes():
+        return None if value is None else value.clone()
+
+
+def _format(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, form: str) -> str:
+    """Write a number that is not known as nan: what is printed changes nothing."""
+    if not tensor.is_meta or tensor.dim() or not form:
+        return str(func(tensor, form))
+    value = _value(door, tensor)
+    return format(math.nan if value is None else value.item(), form)
+
+
 def _to(door: FrontDoor, func: Callable[..., Any], x: torch.Tensor, /, *args: Any, **kwargs: Any) -> Any:
     """Convert, but do not move: the model lives on one device, and what runs here is on meta wherever that is."""
     if not x.is_meta:
@@ -177,7 +153,7 @@ def _to(door: FrontDoor, func: Callable[..., Any], x: torch.Tensor, /, *args: An
         args = (args[0].dtype, *args[1:])
     if device is None:
         return func(x, *args, **kwargs)
-    door.saw_move |= torch.device(device).type != "meta"
+    door.saw_move |= torch.device(device).type not in ("meta", door.device.type)
     if args and args[0] is None:
         args = args[1:]
     if args and not isinstance(args[0], torch.dtype):  # to(device, non_blocking, copy) has no dtype
@@ -189,8 +165,12 @@ def _move(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, *args
     """Leave the tensor where it is."""
     if not tensor.is_meta:
         return func(tensor, *args, **kwargs)
-    door.saw_move = True
+    door.saw_move |= func.__name__ != door.device.type
     return tensor
+
+
+def _whole(book: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda door, func, *args, **kwargs: book(door.recorder, func, *args, **kwargs)
 
 
 def _multi_head_attention(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -207,22 +187,34 @@ _multi_head_attention_forward = types.FunctionType(
 )
 
 _TABLE: dict[Any, Callable[..., Any]] = {
-    F.scaled_dot_product_attention: _attention,
+    F.scaled_dot_product_attention: _whole(whole.attention),
     F.multi_head_attention_forward: _multi_head_attention,
+    torch.Tensor.__getitem__: _get_item,
     torch.Tensor.__setitem__: _set_item,
-    torch.Tensor.new_tensor: _new_tensor,
+    torch.Tensor.__format__: _format,
+    torch.Tensor.tolist: _with_values,
+    torch.Tensor.numpy: _with_values,
+    torch.Tensor.__array__: _with_values,
+    torch.Tensor.device.__get__: _device,
+    torch.Tensor.is_meta.__get__: _lies_on("meta"),  # type: ignore[attr-defined]
+    torch.Tensor.is_cpu.__get__: _lies_on("cpu"),  # type: ignore[attr-defined]
+    torch.Tensor.is_cuda.__get__: _lies_on("cuda"),  # type: ignore[attr-defined]
+    torch.Tensor.new_tensor: _new_tensor_like,
     torch.tensor: _new_tensor,
     torch.as_tensor: _new_tensor,
     torch.asarray: _new_tensor,
     torch.Tensor.to: _to,
     torch.Tensor.cpu: _move,
     torch.Tensor.cuda: _move,
-    F.dropout: _dropout("dropout"),
-    F.dropout1d: _dropout("feature_dropout"),
-    F.dropout2d: _dropout("feature_dropout"),
-    F.dropout3d: _dropout("feature_dropout"),
-    torch.dropout: _dropout_kernel("dropout"),
-    torch.dropout_: _dropout_kernel("dropout_"),
-    torch.feature_dropout: _dropout_kernel("feature_dropout"),
-    torch.feature_dropout_: _dropout_kernel("feature_dropout_"),
+    F.dropout: _whole(whole.dropout("dropout")),
+    F.dropout1d: _whole(whole.dropout("feature_dropout")),
+    F.dropout2d: _whole(whole.dropout("feature_dropout")),
+    F.dropout3d: _whole(whole.dropout("feature_dropout")),
+    torch.dropout: _whole(whole.dropout_kernel("dropout", in_place=False)),
+    torch.dropout_: _whole(whole.dropout_kernel("dropout", in_place=True)),
+    torch.feature_dropout: _whole(whole.dropout_kernel("feature_dropout", in_place=False)),
+    torch.feature_dropout_: _whole(whole.dropout_kernel("feature_dropout", in_place=True)),
+    torch._VF._pad_packed_sequence: _whole(whole.pad_packed_sequence),
+    F.one_hot: _whole(whole.one_hot),
+    **{getattr(torch, name): _whole(whole.recurrent(name)) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
 }

@@ -14,6 +14,15 @@ from torchledger.capture.shapes import Output
 from torchledger.record import Operation, OutputInfo, TensorInfo, TensorRef
 
 _UNKEYED = (torch.Generator,)
+_VALUE_TAGS = frozenset((torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
+# Not tagged.
+_NEED_VALUES = frozenset(
+    """
+    torchvision::nms aten::_unsafe_index aten::_pack_padded_sequence aten::_pack_padded_sequence_backward
+    """.split()
+)
+# What chooses by values, and the tests whether all is finite.
+_ASSUMED = frozenset("topk sort argmax argmin max min kthvalue multinomial isinf isnan isposinf isneginf eq ne".split())
 T = TypeVar("T")
 
 
@@ -29,6 +38,9 @@ class Kind:
     can_replay: bool
     reshapes: bool  # changes the sizes of its argument
     writes: tuple[str, ...]  # the arguments that it writes to
+    random: bool
+    needs_values: bool  # what it returns hangs on more than the sizes of what it is given
+    assumes: bool  # what it returns may be taken for granted, see known.py
 
 
 KINDS: dict[Any, Kind] = {}
@@ -62,6 +74,9 @@ def learn(func: Any) -> Kind:
         writes=tuple(
             a.name for a in arguments if (a.alias_info is not None and a.alias_info.is_write) or a.name in undeclared
         ),
+        random=torch.Tag.nondeterministic_seeded in func.tags,
+        needs_values=not _VALUE_TAGS.isdisjoint(func.tags) or func._schema.name in _NEED_VALUES,
+        assumes=packet in _ASSUMED,
         can_replay=torch.Tag.inplace_view not in func.tags
         and "storage_offset" not in names  # counted from the start of the storage, which a key does not have
         and all(not (argument.kwarg_only and argument.alias_info is not None) for argument in arguments),

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from torchledger.capture import dependent
 from torchledger.capture.checks import CHECKS
+from torchledger.capture.known import Known, follow
 from torchledger.capture.operations import (
     KINDS,
     NO_OPERATION,
@@ -26,6 +28,7 @@ from torchledger.capture.operations import (
     learn,
     operation_of,
     sharing,
+    storages_of,
     tensor_info,
 )
 from torchledger.capture.scopes import Scopes
@@ -33,7 +36,7 @@ from torchledger.capture.shape_rules import RULES
 from torchledger.capture.shapes import Memo, Output, Template, classify
 from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
-from torchledger.record import Allocation, Entry, Operation, Record, StorageKind, TensorInfo, TensorRef
+from torchledger.record import Allocation, Entry, Operation, Record, StorageKind, TensorInfo
 
 META = torch.device("meta")
 
@@ -89,6 +92,7 @@ class Recorder(TorchDispatchMode):
         self._known: set[int] = set()  # storages alive that are booked
         self._protected: set[int] = set()  # those that a real run must set aside before it writes to them
         self.saw_foreign = False  # a tensor that no operation seen here made
+        self.known = Known()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -133,6 +137,7 @@ class Recorder(TorchDispatchMode):
         if life.allocation is not None:
             life.allocation.died = len(self.record.entries)
         self._known.discard(life.storage)
+        self.known.drop(life.storage)
         self._protected.discard(life.storage)
 
     def close(self) -> None:
@@ -150,32 +155,54 @@ class Recorder(TorchDispatchMode):
         finally:
             self._paused = before
 
+    @property
+    def is_real(self) -> bool:
+        """Whether every kernel runs, on the tensors as they are."""
+        return self._twins is None
+
+    def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the tensor that stands for `tensor` in this run."""
+        return self._twin(tensor)
+
+    def values_of(self, tensor: torch.Tensor, relies: bool = True) -> torch.Tensor | None:
+        """Return the values of `tensor`, or None where they are not known. `relies`: the run goes on by them."""
+        tensor = self._twin(tensor)
+        if self._twins is None:
+            return tensor
+        with _disable_current_modes():
+            value = self.known.value(tensor)
+        if value is not None and relies:
+            self.known.rely_on([tensor])
+        return value
+
     def whole(
-        self, name: str, func: Callable[..., Any], tensors: dict[str, torch.Tensor | None], arguments: dict[str, object]
-    ) -> Any:
-        """Run `func` (no arguments) as one operation `name` that returns one tensor, whatever it is made of."""
-        given = {key: self._twin(value) for key, value in tensors.items() if value is not None}
-        flat = list(given.values())
-        key = (name, *given, *((k, v.__class__, v) for k, v in arguments.items()), *keyed(flat))
+        self, name: str, tensors: list[torch.Tensor], arguments: dict[str, object], run: Callable[[], Any]
+    ) -> list[torch.Tensor]:
+        """Book what `run` does as one operation `name`, whatever it is made of, and return the tensors it returns.
+
+        `arguments` has references to `tensors` by name, and numbers.
+        """
+        key = (name, *((k, v.__class__, v) for k, v in arguments.items()), *keyed(tensors))
         template = self._memo.get(key) if self._memo is not None else None
         if template is not None:
             with self.paused():
-                (result,) = template.replay(flat)
+                returned = template.replay(tensors)
         else:
             try:
                 with self.paused():
-                    result = self._timed(func)
+                    returned = tensors_in(self._timed(run))
             except Exception as error:
-                self._failed(error, name, flat, arguments)
+                self._failed(error, name, tensors, arguments)
                 raise
-            outputs, can_replay = classify([result], flat)
-            refs = {key: TensorRef(index) for index, key in enumerate(given)}
-            operation = operation_of(name, {**refs, **arguments}, flat, outputs)
-            template = Template(operation, outputs, None)
+            outputs, can_replay = classify(returned, tensors)
+            template = Template(operation_of(name, arguments, tensors, outputs), outputs, tuple)
             if self._memo is not None and can_replay:
                 self._memo.put(key, template)
-        self._book(self._place_of(template.operation), template.outputs, [result])
-        return result
+        for output in template.outputs:
+            if output.source is not None:  # written in place
+                self.known.drop(tensors[output.source].untyped_storage()._cdata)
+        self._book(self._place_of(template.operation), template.outputs, returned)
+        return returned
 
     def _handle(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kind = KINDS.get(func) or learn(func)
@@ -210,6 +237,10 @@ class Recorder(TorchDispatchMode):
             is_index = kind.name is not None and kind.name.startswith("index")  # torch makes x[[0, 1]]'s index unseen
             self.saw_foreign |= threading.active_count() > 1 and not is_index
             self.know(tensors)
+        if kind.needs_values and len(storages) == len(tensors):
+            kernel = dependent.answer(self.known, func, args, kwargs)
+            if kernel is not None:
+                return self._run(func, kind, args, kwargs, None, kernel)
         if not kind.can_replay or len(storages) < len(tensors) or not tensors or self._memo is None or self.autocast:
             return self._run(func, kind, args, kwargs, None)
         if len(tensors) > 1:
@@ -219,6 +250,8 @@ class Recorder(TorchDispatchMode):
         if template is None:
             return self._run(func, kind, args, kwargs, known)
         returned = template.replay(tensors)
+        if kind.assumes or not self.known.storages.isdisjoint(storages):
+            follow(self.known, func, kind, args, kwargs, tensors, returned)
         if kind.name is not None:
             self._book(self._place_of(template.operation), template.outputs, returned)
         return returned[0] if template.container is None else template.container(returned)
@@ -257,8 +290,16 @@ class Recorder(TorchDispatchMode):
         self._memo.put(key, template)
         return template
 
-    def _run(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any) -> Any:
-        """Run the kernel, book what it did, and remember it under `key` (None: do not)."""
+    def _run(
+        self,
+        func: Any,
+        kind: Kind,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        key: Any,
+        kernel: Callable[[], Any] | None = None,
+    ) -> Any:
+        """Run the kernel (or `kernel` in its place), book what it did, and remember it under `key` (None: do not)."""
         given = tensors_in((args, kwargs))
         before = tuple(tensor_info(tensor) for tensor in given) if kind.reshapes else None
         # Under autocast the real run would cast where this one does not.
@@ -266,13 +307,15 @@ class Recorder(TorchDispatchMode):
         try:
             if check is not None:
                 check(*args, **kwargs)
-            result = self._timed(func, *args, **kwargs)
+            result = kernel() if kernel is not None else self._timed(func, *args, **kwargs)
         except Exception as error:
             self._failed(error, kind.name or str(func), given, arguments_of(kind, args, kwargs))
             raise
         container = None if isinstance(result, torch.Tensor) else type(result)
         listed = [result] if container is None else list(result) if container in (tuple, list) else []
         returned = tensors_in(result)
+        if self._twins is not None and kernel is None:
+            self._follow(func, kind, args, kwargs, given, returned)
         outputs, can_replay = classify(returned, given)
         can_replay &= bool(returned) and len(listed) == len(returned)
         # An empty of no elements is BatchNorm's placeholder on some devices.
@@ -289,6 +332,21 @@ class Recorder(TorchDispatchMode):
             place = self._place_of(operation, None if is_remembered else identity(operation))
             self._book(place, outputs, returned)
         return result
+
+    def _follow(
+        self,
+        func: Any,
+        kind: Kind,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        given: list[torch.Tensor],
+        returned: list[torch.Tensor],
+    ) -> None:
+        """Bring known values up to date, where there are any and the kernel has run."""
+        if any(tensor.layout != torch.strided for tensor in (*given, *returned)):
+            return
+        if not given or kind.assumes or not self.known.storages.isdisjoint(storages_of(given)):
+            follow(self.known, func, kind, args, kwargs, given, returned)
 
     def _timed(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         if self._synchronize is None:
@@ -330,6 +388,7 @@ class Recorder(TorchDispatchMode):
             return tensor
         twin, is_new = self._twins.of_passing(tensor)
         if is_new and twin.layout == torch.strided:
+            self.known.copy(twin, tensor)
             self.born(twin, "constant")
         return twin
 

@@ -53,6 +53,11 @@ class Twins:
         """The twins made so far, but for those of passing tensors."""
         return [twin for _, twin in self._by_tensor.values()]
 
+    @property
+    def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The tensors that have a twin, each with it, but for those of passing tensors."""
+        return list(self._by_tensor.values())
+
     def _make(self, tensor: torch.Tensor, shares: bool = True) -> torch.Tensor:
         if is_lazy(tensor):
             return type(tensor)(device="meta")  # type: ignore[call-arg]

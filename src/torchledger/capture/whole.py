@@ -1,0 +1,335 @@
+"""Operations that are booked whole, under one name whatever kernels the device would choose for them.
+
+Attention, dropout, LSTM, GRU and RNN layers, one_hot: torch takes them apart in another way on each device. On meta
+none of their kernels runs; what comes out follows from the sizes. Each has a backward that is one operation as well.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from torchledger.capture.known import fits
+from torchledger.capture.recorder import Recorder
+from torchledger.record import TensorRef
+
+Given = torch.Tensor | Sequence[torch.Tensor] | None
+Run = Callable[..., Any]  # takes the flat tensors; returns a tensor or a tuple of them
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One operation: its name, where its tensors stand by argument, its other arguments.
+
+    `run` computes it from the tensors in their order, for real or on meta.
+    """
+
+    name: str
+    places: dict[str, TensorRef | tuple[TensorRef, ...]]
+    arguments: dict[str, object]
+    run: Run
+    in_place: bool = False
+
+    @property
+    def stated(self) -> dict[str, object]:
+        return {**self.places, **self.arguments}
+
+
+def book(
+    recorder: Recorder,
+    name: str,
+    tensors: dict[str, Given],
+    arguments: dict[str, object],
+    run: Run,
+    in_place: bool = False,
+) -> Any:
+    """Run and book an operation; where gradients are wanted its backward will be booked whole too."""
+    flat: list[torch.Tensor] = []
+    places: dict[str, TensorRef | tuple[TensorRef, ...]] = {}
+    for key, value in tensors.items():
+        if isinstance(value, torch.Tensor):
+            places[key] = TensorRef(len(flat))
+            flat.append(recorder.stand_in(value))
+        elif value is not None:
+            places[key] = tuple(TensorRef(len(flat) + place) for place in range(len(value)))
+            flat += [recorder.stand_in(item) for item in value]
+    whole = Whole(name, places, arguments, run, in_place)
+    wants_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat)
+    if wants_gradient and torch._C._functorch.peek_interpreter_stack() is None:
+        return _Differentiable.apply(recorder, whole, *flat)  # type: ignore[no-untyped-call]
+    made = recorder.whole(name, flat, whole.stated, lambda: run(*flat))
+    return made[0] if len(made) == 1 else tuple(made)
+
+
+class _Differentiable(torch.autograd.Function):
+    """One node of autograd's graph for one whole operation."""
+
+    @staticmethod
+    def forward(ctx: Any, recorder: Recorder, whole: Whole, *flat: torch.Tensor) -> Any:
+        ctx.recorder, ctx.whole, ctx.count = recorder, whole, len(flat)
+        ctx.set_materialize_grads(False)
+        if recorder.is_real:
+            # The real kernels' own graph: what they keep is kept, and their backward can be run.
+            with torch.enable_grad():
+                leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in flat]
+                made = recorder.whole(whole.name, leaves, whole.stated, lambda: whole.run(*leaves))
+            ctx.graph = (leaves, made)
+            made = [tensor.detach() for tensor in made]
+        else:
+            made = recorder.whole(whole.name, list(flat), whole.stated, lambda: whole.run(*flat))
+            ctx.graph = None
+        if whole.in_place:
+            if made[0] is not flat[0]:
+                with recorder.paused():
+                    flat[0].copy_(made[0])
+            ctx.mark_dirty(flat[0])
+            ctx.like = flat[0].detach()
+            return flat[0]
+        ctx.like = None
+        ctx.save_for_backward(*flat, *made)
+        return made[0] if len(made) == 1 else tuple(made)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
+        recorder, whole = ctx.recorder, ctx.whole
+        given = [ctx.like] if ctx.like is not None else list(ctx.saved_tensors[: ctx.count])
+        wanted = ctx.needs_input_grad[2:]
+        incoming = [gradient for gradient in gradients if gradient is not None]
+        if not incoming:
+            return (None, None, *(None for _ in given))
+        after = len(given)
+        names = [f"grad_{place}" if place else "grad_out" for place, g in enumerate(gradients) if g is not None]
+        arguments = {**whole.stated, **{name: TensorRef(after + place) for place, name in enumerate(names)}}
+        arguments["output_mask"] = tuple(wanted)
+
+        def run() -> Any:
+            if ctx.graph is None:
+                return tuple(torch.empty_like(tensor) for tensor, wants in zip(given, wanted, strict=True) if wants)
+            leaves, made = ctx.graph
+            chosen = [leaf for leaf, wants in zip(leaves, wanted, strict=True) if wants]
+            pairs = [(m, g) for m, g in zip(made, gradients, strict=True) if g is not None]
+            return torch.autograd.grad([m for m, _ in pairs], chosen, [g for _, g in pairs], allow_unused=True)
+
+        made = iter(recorder.whole(f"{whole.name.removesuffix('_')}_backward", [*given, *incoming], arguments, run))
+        return (None, None, *(next(made) if wants else None for wants in wanted))
+
+
+# --- attention -----------------------------------------------------------------------------------------------------
+
+
+def attention(
+    recorder: Recorder,
+    func: Callable[..., Any],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Any:
+    """Book `scaled_dot_product_attention`."""
+    tensors: dict[str, Given] = {"query": query, "key": key, "value": value, "attn_mask": attn_mask}
+    given = {"dropout_p": dropout_p, "is_causal": is_causal, **options}
+    arguments = {name: plain(number) for name, number in given.items()}
+
+    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        torchs_own = functools.partial(func, q, k, v, mask, dropout_p, is_causal, **options)
+        if not q.is_meta:
+            made: torch.Tensor = torchs_own()
+            return made
+        fits = _attention_fits(q, k, v, mask, is_causal, bool(options.get("enable_gqa")))
+        return _fused_layout(q, v, None if fits else torchs_own)
+
+    return book(recorder, "scaled_dot_product_attention", tensors, arguments, run)
+
+
+def _attention_fits(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, is_causal: bool, gqa: bool
+) -> bool:
+    """Whether the shapes are those that attention takes: heads of keys and values may divide the query's (`gqa`)."""
+    q, k, v = query.shape, key.shape, value.shape
+    if len({query.dtype, key.dtype, value.dtype}) > 1 or not len(q) == len(k) == len(v) >= 2:
+        return False
+    if q[-1] != k[-1] or k[:-1] != v[:-1] or (mask is not None and is_causal):
+        return False
+    same_batch = q[:-3] == k[:-3] and k[-3] and q[-3] % k[-3] == 0 if gqa and len(q) > 3 else q[:-2] == k[:-2]
+    if mask is None or not same_batch:
+        return bool(same_batch)
+    scores = (*q[:-1], k[-2])
+    sizes = zip(reversed(mask.shape), reversed(scores), strict=False)
+    return mask.dtype in (torch.bool, query.dtype) and mask.dim() <= len(scores) and all(a in (1, b) for a, b in sizes)
+
+
+def _fused_layout(query: torch.Tensor, value: torch.Tensor, run: Callable[[], torch.Tensor] | None) -> torch.Tensor:
+    """Return what the fused kernels return: laid out as the query is, so that joining the heads moves nothing.
+
+    `run` runs torch's own function, for its error or for a case that is out of the ordinary.
+    """
+    shape = (*query.shape[:-1], value.shape[-1]) if run is None else run().shape
+    if shape == query.shape:
+        return torch.empty_like(query)
+    made = query.new_empty((*shape[:-3], shape[-2], shape[-3], shape[-1])) if len(shape) > 2 else query.new_empty(shape)
+    return made.transpose(-3, -2) if len(shape) > 2 else made
+
+
+# --- dropout -------------------------------------------------------------------------------------------------------
+
+
+def dropout(name: str) -> Callable[..., Any]:
+    """Return what books `F.dropout` (`name` dropout) or those that drop whole channels (feature_dropout)."""
+
+    def function(
+        recorder: Recorder,
+        func: Callable[..., Any],
+        input: torch.Tensor,
+        p: float = 0.5,
+        training: bool = True,
+        inplace: bool = False,
+    ) -> Any:
+        def run(x: torch.Tensor, in_place: bool = False) -> torch.Tensor:
+            made: torch.Tensor = func(x, p, training, in_place)
+            return made
+
+        return _dropout(recorder, name, run, input, p, training, inplace)
+
+    return function
+
+
+def dropout_kernel(name: str, in_place: bool) -> Callable[..., Any]:
+    """Return what books `torch.dropout` and its kin."""
+
+    def function(recorder: Recorder, func: Callable[..., Any], input: torch.Tensor, p: float, train: bool) -> Any:
+        plain_form = getattr(torch, name)
+
+        def run(x: torch.Tensor, writes: bool = False) -> torch.Tensor:
+            made: torch.Tensor = func(x, p, train) if writes == in_place else plain_form(x, p, train)
+            return made
+
+        return _dropout(recorder, name, run, input, p, train, in_place)
+
+    return function
+
+
+def _dropout(
+    recorder: Recorder, name: str, run: Run, input: torch.Tensor, p: float, training: bool, in_place: bool
+) -> Any:
+    if not training or not 0 < p <= 1 or not input.numel():
+        return run(input, in_place)
+    differentiates = torch.is_grad_enabled() and input.requires_grad
+
+    def dropped(x: torch.Tensor) -> torch.Tensor:
+        if x.is_meta and x.is_floating_point() and (name == "dropout" or differentiates):
+            return x if in_place else torch.empty_like(x)
+        return run(x, in_place and not differentiates)  # type: ignore[no-any-return]
+
+    return book(recorder, f"{name}_" if in_place else name, {"input": input}, {"p": plain(p)}, dropped, in_place)
+
+
+# --- recurrent layers ----------------------------------------------------------------------------------------------
+
+_SETTINGS = ("has_biases", "num_layers", "dropout", "train", "bidirectional", "batch_first")
+
+
+def recurrent(name: str) -> Callable[..., Any]:
+    """Return what books `torch._VF.lstm`, `gru`, `rnn_tanh` or `rnn_relu`, of plain and of packed sequences."""
+
+    def function(recorder: Recorder, func: Callable[..., Any], *args: Any) -> Any:
+        is_packed = isinstance(args[2], (list, tuple)) if name == "lstm" else isinstance(args[2], torch.Tensor)
+        is_packed = isinstance(args[1], torch.Tensor) and is_packed
+        tensors: dict[str, Given] = {"data": args[0], "batch_sizes": args[1]} if is_packed else {"input": args[0]}
+        hx, params, *settings = args[len(tensors) :]
+        tensors |= {"hx": hx, "params": params}
+        stated = dict(zip(_SETTINGS, settings, strict=False))
+        arguments = {key: plain(value) for key, value in stated.items()}
+        several = not isinstance(hx, torch.Tensor)
+        states = len(hx) if several else 1
+
+        def run(x: torch.Tensor, *flat: torch.Tensor) -> Any:
+            sizes, rest = flat[: len(tensors) - 3], flat[len(tensors) - 3 :]
+            if not x.is_meta:
+                before = list(rest[:states]) if several else rest[0]
+                return func(x, *sizes, before, list(rest[states:]), *settings)
+            return _recurrent_outputs(x, rest[:states], bool(stated["bidirectional"]), stated.get("batch_first"))
+
+        return book(recorder, name, tensors, arguments, run)
+
+    return function
+
+
+def _recurrent_outputs(
+    x: torch.Tensor, states: Sequence[torch.Tensor], bidirectional: bool, batch_first: Any
+) -> tuple[torch.Tensor, ...]:
+    """Return the last layer's hidden state at every step, then the states at the end."""
+    width = states[0].shape[-1] * (1 + bidirectional)
+    if x.dim() < 3:  # packed: a row for each step of each sample
+        steps = x.new_empty((x.shape[0], width))
+    elif batch_first:  # worked on with the steps in front, on every device
+        steps = x.new_empty((x.shape[1], x.shape[0], width)).transpose(0, 1)
+    else:
+        steps = x.new_empty((*x.shape[:2], width))
+    return (steps, *(x.new_empty(state.shape) for state in states))
+
+
+def pad_packed_sequence(
+    recorder: Recorder,
+    func: Callable[..., Any],
+    data: torch.Tensor,
+    batch_sizes: torch.Tensor,
+    batch_first: bool,
+    padding_value: float,
+    total_length: int,
+) -> Any:
+    """Book `_pad_packed_sequence`, which goes through the batch sizes in C++; return rows and lengths."""
+    counts = recorder.values_of(batch_sizes)
+    if counts is None:
+        return func(data, batch_sizes, batch_first, padding_value, total_length)  # fails, and says why
+    with _disable_current_modes():
+        samples, steps = int(counts[0]), max(counts.numel(), total_length)
+        lengths = (counts[:, None] > torch.arange(samples)[None, :]).sum(0)
+
+    def run(rows: torch.Tensor) -> torch.Tensor:
+        if not rows.is_meta:
+            real: torch.Tensor = func(rows, counts, batch_first, padding_value, total_length)[0]
+            return real
+        made = rows.new_empty((steps, samples, *rows.shape[1:]))
+        return made.transpose(0, 1) if batch_first else made
+
+    arguments: dict[str, object] = {"batch_first": batch_first, "total_length": total_length}
+    return book(recorder, "_pad_packed_sequence", {"data": data}, arguments, run), lengths
+
+
+# --- one_hot -------------------------------------------------------------------------------------------------------
+
+
+def one_hot(recorder: Recorder, func: Callable[..., Any], tensor: torch.Tensor, num_classes: int = -1) -> Any:
+    """Book `one_hot`, whose classes may have to be counted."""
+    tensor = recorder.stand_in(tensor)
+    if not tensor.is_meta:
+        return book(recorder, "one_hot", {"self": tensor}, {"num_classes": num_classes}, lambda x: func(x, num_classes))
+    value = recorder.values_of(tensor, relies=num_classes < 0)
+    if num_classes < 0:
+        if value is None:
+            return func(tensor, num_classes)  # fails, and says why
+        with _disable_current_modes():
+            num_classes = int(value.max()) + 1 if value.numel() else 0
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return x.new_empty((*x.shape, num_classes), dtype=torch.int64)
+
+    made: torch.Tensor = book(recorder, "one_hot", {"self": tensor}, {"num_classes": num_classes}, run)
+    if value is not None and made.numel() and fits(made):
+        with _disable_current_modes():
+            recorder.known.put(made, func(value, num_classes), recorder.known.reason([tensor]))
+    return made
+
+
+def plain(value: Any) -> object:
+    """Return a number as Python has it: numpy's and a tensor's own are no JSON."""
+    return value if value is None or isinstance(value, (bool, int)) else float(value)
