@@ -17,6 +17,7 @@ from torchledger.ledger import ForwardError, Ledger
 from torchledger.measure import check_measurable, has_values
 from torchledger.measure import measure as measure_run
 from torchledger.report import for_stream
+from torchledger.training import LossLike, OptimizerLike, Training, training_step
 from torchledger.views import AtLeast
 
 Measure = Literal["no", "if cheap", "yes"]
@@ -31,6 +32,9 @@ def analyze(
     mode: Mode = "eval",
     input_dtype: InputDtype | None = None,
     model_dtype: DtypeLike | None = None,
+    training: bool = False,
+    loss: LossLike = None,
+    optimizer: OptimizerLike = None,
 ) -> Ledger:
     """Run `model` once without computing anything, and return the ledger of what it would do.
 
@@ -48,6 +52,12 @@ def analyze(
             as in `{0: "int64", "mask": "bool"}`. Default: that of the
             model's first floating-point parameter.
         model_dtype: take floating-point parameters and buffers as if they had this dtype.
+        training: go through a whole training step: forward in train mode (or "as_is"), loss, backward, optimizer
+            step, as it is when the optimizer has its state.
+        loss: "cross_entropy", "mse", ..., a loss of torch.nn, or a function of forward's output that returns a scalar.
+            Default: the loss that the output carries, else the sum of all outputs.
+        optimizer: "sgd", "momentum", "adam", "adamw", ..., a class or instance of torch.optim, or a function of the
+            parameters. Default: no optimizer step.
 
     Raises:
         UserError: for an argument that is wrong.
@@ -56,8 +66,12 @@ def analyze(
     >>> from torch import nn
     >>> analyze(nn.Linear(4, 3), (4,), batch=2).totals()["macs"]
     24
+    >>> ledger = analyze(nn.Linear(4, 3), (4,), batch=2, training=True, loss="cross_entropy", optimizer="sgd")
+    >>> ledger.totals(phase="backward")["macs"]  # of the weight's gradient; the input asks for none
+    24
     """
-    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype)
+    step = _training(training, loss, optimizer)
+    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, training=step)
     if error is not None:
         raise error
     return ledger
@@ -73,6 +87,9 @@ def stat(
     mode: Mode = "eval",
     input_dtype: InputDtype | None = None,
     model_dtype: DtypeLike | None = None,
+    training: bool = False,
+    loss: LossLike = None,
+    optimizer: OptimizerLike = None,
 ) -> Ledger:
     """Print the by-layer table of `model` under `convention` and return its ledger.
 
@@ -86,13 +103,25 @@ def stat(
     """
     chosen = pricing.convention(convention)
     unasked: Measure = "if cheap" if measure is None and chosen is pricing.TORCHSTAT else "no"
-    wanted: Measure = "yes" if measure else unasked
-    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, wanted)
+    step = _training(training, loss, optimizer)
+    if step is not None and measure:
+        raise UserError("a training step is not measured: leave measure or training out")
+    wanted: Measure = "yes" if measure else "no" if step is not None else unasked
+    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, wanted, step)
     if error is None or ledger.totals()["operations"]:  # a forward that refuses its input has nothing to show
         print(for_stream(ledger.by_layer(convention), sys.stdout), end="")
     if error is not None:
         raise error
     return ledger
+
+
+def _training(training: bool, loss: LossLike, optimizer: OptimizerLike) -> Training | None:
+    if training:
+        return training_step(loss, optimizer)
+    if loss is not None or optimizer is not None:
+        given = "loss" if loss is not None else "optimizer"
+        raise UserError(f"{given} was given without training=True: add it, or leave {given} out")
+    return None
 
 
 def open_ledger(
@@ -104,6 +133,7 @@ def open_ledger(
     input_dtype: InputDtype | None,
     model_dtype: DtypeLike | None,
     measure: Measure = "no",
+    training: Training | None = None,
 ) -> tuple[Ledger, ForwardError | None]:
     """Capture the model; return its ledger, and the error where forward failed. For `analyze`, `stat` and the shell.
 
@@ -128,7 +158,9 @@ def open_ledger(
     args, keywords = example_inputs(inputs, kwargs, batch, input_dtype, default)
     if asked:
         check_measurable(model)
-    captured = capture(model, args, keywords, mode, batch, cast)
+    if training is not None and mode == "eval":
+        mode = "train"
+    captured = capture(model, args, keywords, mode, batch, cast, training=training)
     ledger = Ledger(captured.record)
     if captured.error is not None:
         error = ForwardError(captured.record.error or str(captured.error), ledger)

@@ -14,14 +14,14 @@ from typing import Any, Literal, TypeVar
 
 from torchledger.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2  # 2: training steps
 FORMAT = "torchledger ledger"
 LARGEST = 2**64  # no size, count or scalar of torch's reaches it, and sums of what is below stay printable
 LONGEST_REASON = 200  # characters that a message quotes of a damaged ledger
 
 Shape = tuple[int, ...]
 Phase = Literal["forward", "backward", "optimizer"]
-StorageKind = Literal["parameter", "buffer", "input", "constant", "activation"]
+StorageKind = Literal["parameter", "buffer", "input", "constant", "activation", "gradient", "optimizer"]
 T = TypeVar("T")
 
 ITEM_SIZES = {
@@ -213,6 +213,7 @@ class Record:
     measurement: Measurement | None = None
     error: str | None = None
     failed_call: int | None = None  # the call of a module in which forward failed
+    step: str | None = None  # of a training step: its loss and optimizer
 
     def row_keys(self) -> list[RowKey]:
         """Return for each entry the row of the by-layer view that it belongs to.
@@ -270,6 +271,7 @@ class Record:
             },
             "error": self.error,
             "failed_call": self.failed_call,
+            "step": self.step,
         }
 
     @classmethod
@@ -365,6 +367,7 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
         ),
         error=_optional(str, data["error"]),
         failed_call=_optional(int, data["failed_call"]),
+        step=_optional(str, data.get("step")),
     )
 
 

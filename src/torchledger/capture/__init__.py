@@ -22,9 +22,11 @@ from torchledger.capture.modes import entered
 from torchledger.capture.recorder import Recorder
 from torchledger.capture.scopes import Modules, Scopes, walk
 from torchledger.capture.shapes import MEMO
+from torchledger.capture.step import step
 from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import ParameterInfo, Record
+from torchledger.training import Training
 
 Mode = Literal["eval", "train", "as_is"]
 MODES = ("eval", "train", "as_is")
@@ -50,8 +52,11 @@ def capture(
     real: Copies | None = None,
     synchronize: Callable[[], None] | None = None,
     quiet: bool = False,
+    training: Training | None = None,
 ) -> Captured:
     """Run the model's forward once and record it, on meta twins of its tensors, or for real, on `real` copies of them.
+
+    `training`: go on with loss, backward and optimizer step; see training.py.
 
     `model_dtype`: take the floating-point parameters and buffers as if they had this dtype. `synchronize`: waits for
     the device; given for a real run, each operation is timed. An exception of the model's own forward is returned with
@@ -62,7 +67,8 @@ def capture(
     record = Record(_name(model), _mode_name(modules, mode), batch, torch.__version__)
     record.inputs = _described(args, kwargs)
     stand_ins = real or Twins(model_dtype, _state(modules) if model_dtype is not None else ())
-    with ready(modules, stand_ins, mode, [args, dict(kwargs)]):
+    record.step = training.description if training is not None else None
+    with ready(modules, stand_ins, mode, [args, dict(kwargs)], gradients=training is not None):
         scopes = Scopes(modules, record)
         recorder = Recorder(record, scopes, stand_ins, None if real else MEMO, synchronize)
         _take_down_state(modules, record, recorder)
@@ -82,6 +88,8 @@ def capture(
         with prints, scopes, entered(door, recorder):
             try:
                 output = model(*args, **kwargs)
+                if training is not None:
+                    output = [output, *step(model, output, training, recorder, stand_ins)]
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as raised:  # SystemExit, and what extensions derive from BaseException
@@ -89,6 +97,8 @@ def capture(
         if error is not None:
             try:
                 record.error, record.failed_call = explain(error, scopes, recorder, door)
+                if recorder.phase != "forward":
+                    record.error = f"{recorder.phase}: {record.error}"
             except Exception:  # a diagnosis that fails must not hide what it is about
                 record.error = type(error).__name__
         recorder.close()
@@ -106,8 +116,10 @@ def capture(
 
 
 @contextlib.contextmanager
-def ready(modules: Modules, stand_ins: Twins | Copies, mode: Mode, given: list[Any]) -> Iterator[None]:
-    """Hold a model with stand-ins for its tensors, in `mode` and without gradients; put everything back after.
+def ready(
+    modules: Modules, stand_ins: Twins | Copies, mode: Mode, given: list[Any], gradients: bool = False
+) -> Iterator[None]:
+    """Hold a model with stand-ins for its tensors, in `mode`, with `gradients` or none; put everything back after.
 
     So is what forward is given, as far as it is made of lists, dicts and objects.
     """
@@ -115,7 +127,7 @@ def ready(modules: Modules, stand_ins: Twins | Copies, mode: Mode, given: list[A
         LOCK,
         put_back(),
         torch.inference_mode(False),
-        torch.no_grad(),
+        torch.set_grad_enabled(gradients),
         Swapped([*(m for _, m in modules.values()), *given], stand_ins),
     ):
         if mode != "as_is":

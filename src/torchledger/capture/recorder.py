@@ -36,7 +36,7 @@ from torchledger.capture.shape_rules import RULES
 from torchledger.capture.shapes import Memo, Output, Template, classify
 from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
-from torchledger.record import Allocation, Entry, Operation, Record, StorageKind, TensorInfo
+from torchledger.record import Allocation, Entry, Operation, Phase, Record, StorageKind, TensorInfo
 
 META = torch.device("meta")
 
@@ -93,6 +93,9 @@ class Recorder(TorchDispatchMode):
         self._protected: set[int] = set()  # those that a real run must set aside before it writes to them
         self.saw_foreign = False  # a tensor that no operation seen here made
         self.known = Known()
+        self.phase: Phase = "forward"
+        self._silent = False
+        self._allocations: dict[int, Allocation] = {}  # of storages alive
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -115,7 +118,26 @@ class Recorder(TorchDispatchMode):
                 self._protected.add(storage._cdata)
             allocation = Allocation(storage.nbytes(), len(self.record.entries), None, kind)
             self.record.allocations.append(allocation)
+            self._allocations[storage._cdata] = allocation
             self._watch(storage, allocation)
+
+    def inherit(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Book the storages of `tensors`, the optimizer's state, as alive from the start."""
+        for tensor in tensors:
+            if tensor.layout == torch.strided:
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._allocations:
+                    allocation = Allocation(storage.nbytes(), 0, None, "optimizer")
+                    self.record.allocations.append(allocation)
+                    self._allocations[storage._cdata] = allocation
+                    self._watch(storage, allocation)
+
+    def is_now(self, tensor: torch.Tensor | None, kind: StorageKind) -> None:
+        """Take the storage of `tensor`, which is alive, for one of another kind."""
+        if tensor is not None and tensor.layout == torch.strided:
+            allocation = self._allocations.get(tensor.untyped_storage()._cdata)
+            if allocation is not None and allocation.kind == "activation":
+                allocation.kind = kind
 
     def know(self, tensors: Iterable[torch.Tensor]) -> None:
         """Take the storages of `tensors` as accounted for, without booking them."""
@@ -136,6 +158,7 @@ class Recorder(TorchDispatchMode):
     def _died(self, life: _Life) -> None:
         if life.allocation is not None:
             life.allocation.died = len(self.record.entries)
+        self._allocations.pop(life.storage, None)
         self._known.discard(life.storage)
         self.known.drop(life.storage)
         self._protected.discard(life.storage)
@@ -143,6 +166,15 @@ class Recorder(TorchDispatchMode):
     def close(self) -> None:
         """Stop listening to storages: what is alive now outlived the run."""
         self._lives.clear()
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Run operations with all that belongs to a run, but without booking them or their storages."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
 
     # --- operations --------------------------------------------------------------------------------------------------
 
@@ -366,10 +398,13 @@ class Recorder(TorchDispatchMode):
             self.failure = FailedOperation(error, name, infos, arguments, self.scopes.current)
 
     def _book(self, place: int, outputs: tuple[Output, ...], returned: list[torch.Tensor]) -> None:
+        if self._silent:
+            return
         for output, tensor in zip(outputs, returned, strict=True):
             if output.source is None and tensor.layout == torch.strided:
                 self.born(tensor)
-        self.record.entries.append(Entry(place, self.scopes.current))
+        call = self.scopes.of_backward() if self.phase == "backward" else self.scopes.current
+        self.record.entries.append(Entry(place, call, self.phase))
         if self._synchronize is not None:
             self.seconds.append(self._spent)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import sys
 import threading
 from typing import Any
@@ -55,6 +56,11 @@ class Scopes:
         self._stack: list[tuple[nn.Module, int]] = [(model, 0)]
         self._root_is_open = False
         self._handles: list[Any] = []
+        # (number of the next node of autograd's graph, call that runs from there on), while gradients are recorded
+        self._marks: list[tuple[int, int]] = [(0, 0)]
+        # id of a parameter -> a call of the module that holds it
+        self._owners: dict[int, int] = {id(parameter): 0 for parameter in model._parameters.values()}
+        self._last_of_backward = 0
 
     def __enter__(self) -> Scopes:
         with uninterrupted():
@@ -69,6 +75,24 @@ class Scopes:
                 # torch (2.13) forgets to take the hook off this list.
                 getattr(torch_module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
 
+    def of_backward(self) -> int:
+        """Return the call whose forward made the node of autograd's graph that runs now.
+
+        A module that runs again (a checkpoint) has its own call; what adds up gradients is booked where one arrived.
+        """
+        if self.current:
+            return self.current
+        node = torch._C._current_autograd_node()
+        if node is not None:
+            number = node._sequence_nr()
+            if number < _NO_NUMBER:
+                place = bisect.bisect_right(self._marks, number, key=lambda mark: mark[0]) - 1
+                self._last_of_backward = self._marks[place][1]
+            else:  # the end of the graph: a parameter
+                owner = self._owners.get(id(getattr(node, "variable", None)))
+                self._last_of_backward = self._last_of_backward if owner is None else owner
+        return self._last_of_backward
+
     def _enter(self, module: nn.Module, args: Any) -> None:
         if threading.get_ident() != self._thread:
             self.foreign_thread |= id(module) in self._first
@@ -82,6 +106,10 @@ class Scopes:
         self.record.calls.append(ModuleCall(index, call, len(self.record.entries)))
         self.current = len(self.record.calls) - 1
         self._stack.append((module, self.current))
+        if torch.is_grad_enabled():
+            self._marks.append((_next_node(), self.current))
+            for parameter in module._parameters.values():
+                self._owners.setdefault(id(parameter), self.current)
 
     def _leave(self, module: nn.Module, args: Any, *rest: Any) -> None:
         # rest is (kwargs, output), but after an exception torch leaves the kwargs out.
@@ -96,6 +124,8 @@ class Scopes:
         call = self._stack[depth][1]
         del self._stack[max(depth, 1) :]
         self.current = self._stack[-1][1]
+        if torch.is_grad_enabled():
+            self._marks.append((_next_node(), self.current))
         entry = self.record.calls[call]
         given = (*args, *kwargs.values()) if kwargs else args
         error = sys.exc_info()[1]
@@ -139,6 +169,14 @@ class Scopes:
             self._modules[key] = len(self.record.modules)
             self.record.modules.append(ModuleInfo(path, type(module).__name__, not module._modules, None, same_as))
         return self._modules[key]
+
+
+_NO_NUMBER = 2**63  # a node that accumulates a gradient is no part of the sequence
+
+
+def _next_node() -> int:
+    number: int = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+    return number
 
 
 def _shapes_of(value: Any) -> tuple[tuple[int, ...], ...]:

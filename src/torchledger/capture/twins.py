@@ -135,6 +135,11 @@ class Copies:
         """The stand-ins made so far."""
         return [made for _, made in self._by_tensor.values()]
 
+    @property
+    def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The tensors that have a stand-in, each with it."""
+        return list(self._by_tensor.values())
+
     def before_write(self, tensor: torch.Tensor) -> None:
         """Set the values in the storage of `tensor` aside."""
         if tensor.layout != torch.strided:

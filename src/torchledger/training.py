@@ -1,0 +1,204 @@
+"""What makes a training step of a forward: a loss and an optimizer, by name or as the user has them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from torchledger.errors import UserError, close_matches
+from torchledger.inputs import tensors_in
+
+LossLike = str | Callable[[Any], torch.Tensor] | nn.Module | None
+OptimizerLike = str | type[torch.optim.Optimizer] | torch.optim.Optimizer | Callable[..., torch.optim.Optimizer] | None
+RATE = 1e-3  # no count hangs on it
+SUMMED = "the loss is the sum of all that forward returns (loss= takes another)"
+FIRST = "the loss is that of forward's first output alone"
+
+
+def _classes(output: torch.Tensor) -> torch.Tensor:
+    """Return a class for each row of logits: those lie along dimension 1, or 0 where there is no other."""
+    shape = output.shape[:1] + output.shape[2:] if output.dim() > 1 else ()
+    return torch.zeros(shape, dtype=torch.int64, device=output.device)
+
+
+def _like(output: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(output, requires_grad=False)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How a loss is made: `target` makes what the output is compared with (None: nothing), `compute` the scalar."""
+
+    name: str
+    compute: Callable[..., torch.Tensor]
+    target: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training step: its loss, and how the optimizer is made of the parameters (None: no optimizer step)."""
+
+    loss: Loss | None
+    optimizer: Callable[[Mapping[int, torch.Tensor], list[torch.Tensor]], torch.optim.Optimizer] | None
+    optimizer_name: str
+
+    @property
+    def description(self) -> str:
+        """How a table's title says it."""
+        step = f", {self.optimizer_name}" if self.optimizer is not None else ", no optimizer"
+        return f"training step ({self.loss.name if self.loss is not None else 'forward’s own loss'}{step})"
+
+
+_BY_NAME: dict[str, tuple[Callable[..., torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "cross_entropy": (F.cross_entropy, _classes),
+    "nll": (F.nll_loss, _classes),
+    "mse": (F.mse_loss, _like),
+    "l1": (F.l1_loss, _like),
+    "smooth_l1": (F.smooth_l1_loss, _like),
+    "huber": (F.huber_loss, _like),
+    "bce": (F.binary_cross_entropy, _like),
+    "bce_with_logits": (F.binary_cross_entropy_with_logits, _like),
+}
+_BY_CLASS: dict[type[nn.Module], Callable[[torch.Tensor], torch.Tensor]] = {
+    nn.CrossEntropyLoss: _classes,
+    nn.NLLLoss: _classes,
+    nn.MSELoss: _like,
+    nn.L1Loss: _like,
+    nn.SmoothL1Loss: _like,
+    nn.HuberLoss: _like,
+    nn.BCELoss: _like,
+    nn.BCEWithLogitsLoss: _like,
+}
+
+# Each is told to take all parameters in one go, as torch itself does on a GPU.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": functools.partial(torch.optim.SGD, lr=RATE, foreach=True),
+    "momentum": functools.partial(torch.optim.SGD, lr=RATE, momentum=0.9, foreach=True),
+    "adam": functools.partial(torch.optim.Adam, lr=RATE, foreach=True),
+    "adamw": functools.partial(torch.optim.AdamW, lr=RATE, foreach=True),
+    "adagrad": functools.partial(torch.optim.Adagrad, lr=RATE, foreach=True),
+    "rmsprop": functools.partial(torch.optim.RMSprop, lr=RATE, foreach=True),
+    "adamax": functools.partial(torch.optim.Adamax, lr=RATE, foreach=True),
+    "nadam": functools.partial(torch.optim.NAdam, lr=RATE, foreach=True),
+    "radam": functools.partial(torch.optim.RAdam, lr=RATE, foreach=True),
+    "adadelta": functools.partial(torch.optim.Adadelta, lr=RATE, foreach=True),
+}
+
+
+def training_step(loss: LossLike, optimizer: OptimizerLike) -> Training:
+    """Return the step that `loss` and `optimizer` describe. Raise UserError for what names none."""
+    make, name = _optimizer(optimizer)
+    return Training(_loss(loss), make, name)
+
+
+def _loss(loss: LossLike) -> Loss | None:
+    if loss is None:
+        return None
+    if isinstance(loss, str):
+        if loss not in _BY_NAME:
+            raise UserError(
+                f"unknown loss {loss!r}; the losses are {', '.join(_BY_NAME)}, or a function of forward's output."
+                f"{close_matches(loss, _BY_NAME)}"
+            )
+        return Loss(loss, *_BY_NAME[loss])
+    if isinstance(loss, type) or not callable(loss):
+        raise UserError(
+            f"loss is {loss!r}; write a name such as 'cross_entropy', a module such as nn.CrossEntropyLoss(), or a "
+            "function of forward's output that returns a scalar"
+        )
+    for kind, target in _BY_CLASS.items():
+        if isinstance(loss, kind):
+            return Loss(type(loss).__name__, loss, target)
+    if _required(loss) > 1:
+        raise UserError(
+            f"loss {_name(loss)!r} takes {_required(loss)} arguments; it is called with forward's output alone: write "
+            "loss=lambda output: criterion(output, target)"
+        )
+    return Loss(_name(loss), loss)
+
+
+def _required(function: Callable[..., object]) -> int:
+    """Return how many arguments a function must get."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):
+        return 1
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is p.empty for p in parameters)
+
+
+def _name(value: object) -> str:
+    return str(getattr(value, "__name__", type(value).__name__)).replace("<lambda>", "loss of the caller's")
+
+
+def _optimizer(
+    optimizer: OptimizerLike,
+) -> tuple[Callable[[Mapping[int, torch.Tensor], list[torch.Tensor]], torch.optim.Optimizer] | None, str]:
+    """Return what makes the optimizer of twins (by id of the parameter, and all that train), and its name."""
+    if optimizer is None:
+        return None, ""
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return functools.partial(_again, optimizer), type(optimizer).__name__
+    if isinstance(optimizer, str):
+        if optimizer not in OPTIMIZERS:
+            raise UserError(
+                f"unknown optimizer {optimizer!r}; the optimizers are {', '.join(OPTIMIZERS)}, or one of torch.optim, "
+                f"or a function of the parameters.{close_matches(optimizer, OPTIMIZERS)}"
+            )
+        make, name = OPTIMIZERS[optimizer], optimizer
+    elif callable(optimizer):
+        make, name = optimizer, _name(optimizer)
+    else:
+        raise UserError(f"optimizer is {optimizer!r}; write a name such as 'adamw', or a class of torch.optim")
+
+    def made(_: Mapping[int, torch.Tensor], parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+        return make(parameters)
+
+    return made, name
+
+
+def _again(
+    optimizer: torch.optim.Optimizer, twins: Mapping[int, torch.Tensor], parameters: list[torch.Tensor]
+) -> torch.optim.Optimizer:
+    """Make an optimizer like the user's, with its groups and settings, for the parameters' twins."""
+    groups = []
+    for group in optimizer.param_groups:
+        settings = {key: value for key, value in group.items() if key != "params"}
+        chosen = [twins[id(parameter)] for parameter in group["params"] if id(parameter) in twins]
+        groups.append({**settings, "params": chosen})
+    if not any(group["params"] for group in groups):
+        raise UserError(f"the {type(optimizer).__name__} holds none of the model's parameters: make it of this model's")
+    return type(optimizer)(groups, **{k: v for k, v in optimizer.defaults.items() if k == "lr"})
+
+
+def own_loss(output: Any) -> tuple[torch.Tensor, str | None]:
+    """Return the loss that forward's output carries, else the sum of its floating-point tensors and a remark."""
+    carried = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if isinstance(carried, torch.Tensor) and not carried.dim():
+        return carried, None
+    found = [tensor for tensor in tensors_in(output) if tensor.is_floating_point() and tensor.requires_grad]
+    if not found:
+        raise UserError("forward returns no tensor that has a gradient; give loss=, a function of its output")
+    total = found[0].sum() if found[0].dim() else found[0]
+    for tensor in found[1:]:
+        total = total + (tensor.sum() if tensor.dim() else tensor)
+    return total, SUMMED
+
+
+def compared(output: Any) -> tuple[torch.Tensor, str | None]:
+    """Return the tensor that a loss with a target looks at, and a remark where there are others."""
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, torch.Tensor):
+        return logits, None
+    found: Iterable[torch.Tensor] = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
+    first, *others = [*found] or [None]
+    if first is None:
+        raise UserError("forward returns no floating-point tensor; give loss=, a function of its output")
+    return first, FIRST if others else None
