@@ -100,135 +100,117 @@ INTERPOLATED: tuple[tuple[str, int, str], ...] = (
 )
 
 
-def _rule(
-    text: str,
-    flops: r.Formula = r.nothing,
-    macs: r.Formula = r.nothing,
-    read: r.Formula = r.inputs_bytes,
-    written: r.Formula = r.outputs_bytes,
-    primary: int | None = None,
-) -> r.Rule:
-    if primary is not None and written is r.outputs_bytes:
-        written = r.output_bytes
-    return r.Rule(text, macs, flops, read, written, primary)
-
-
-def _contraction(text: str, macs: r.Formula, adds: bool = False, bias: str | None = None) -> r.Rule:
-    flops = r.doubled_plus_output(macs, bias) if adds or bias else r.doubled(macs)
-    return _rule(text, flops, macs)
-
-
 def _table() -> dict[str, r.Rule]:
     table: dict[str, r.Rule] = {
-        "convolution": _contraction("2 macs; + 1 an output where there is a bias", r.convolution_macs, bias="bias"),
-        "linear": _contraction("2 macs; + 1 an output where there is a bias", r.matrix_macs_linear, bias="bias"),
-        "_trilinear": _contraction("2 macs", r.trilinear_macs),
-        "_cdist_forward": _rule(
+        "convolution": r.contraction("2 macs; + 1 an output where there is a bias", r.convolution_macs, bias="bias"),
+        "linear": r.contraction("2 macs; + 1 an output where there is a bias", r.matrix_macs_linear, bias="bias"),
+        "_trilinear": r.contraction("2 macs", r.trilinear_macs),
+        "_cdist_forward": r.rule(
             "p = 2: 2 macs and a root; else M differences and their norm",
             r.cdist_flops,
             r.cdist_macs,
         ),
-        "_euclidean_dist": _contraction("2 macs and a root an output", r.euclidean_macs, adds=True),
-        "scaled_dot_product_attention": _rule(
+        "_euclidean_dist": r.contraction("2 macs and a root an output", r.euclidean_macs, adds=True),
+        "scaled_dot_product_attention": r.rule(
             "2 macs, scale 1 a score, softmax 5 S - 2 a row, mask 1 a score, dropout 2 a score",
             r.attention_flops,
             r.attention_macs,
             primary=1,
         ),
-        "batch_norm": _rule(
+        "batch_norm": r.rule(
             "eval: 4 an element (2 without weight and bias), 2 a channel; training: 7 n + 2 a channel, 3 a statistic",
             r.batch_norm_flops,
             written=r.batch_norm_written_bytes,
             primary=1,
         ),
-        "layer_norm": _rule("7 n + 2 a row; 5 n + 2 without weight and bias", r.layer_norm_flops, primary=1),
-        "group_norm": _rule("7 n + 2 a group; 5 n + 2 without weight and bias", r.group_norm_flops, primary=1),
-        "rms_norm": _rule("4 n + 2 a row; 3 n + 2 without weight", r.rms_norm_flops, primary=1),
-        "softmax": _rule("5 n - 2 a row: max n - 1, subtract n, exp n, sum n - 1, divide n", r.per_row(5, -2)),
-        "log_softmax": _rule(
+        "layer_norm": r.rule("7 n + 2 a row; 5 n + 2 without weight and bias", r.layer_norm_flops, primary=1),
+        "group_norm": r.rule("7 n + 2 a group; 5 n + 2 without weight and bias", r.group_norm_flops, primary=1),
+        "rms_norm": r.rule("4 n + 2 a row; 3 n + 2 without weight", r.rms_norm_flops, primary=1),
+        "softmax": r.rule("5 n - 2 a row: max n - 1, subtract n, exp n, sum n - 1, divide n", r.per_row(5, -2)),
+        "log_softmax": r.rule(
             "5 n - 1 a row: max n - 1, subtract n, exp n, sum n - 1, log 1, subtract n", r.per_row(5, -1)
         ),
-        "_pdist_forward": _rule("M differences and their norm", r.pdist_flops),
-        "affine_grid_generator": _contraction("2 macs", r.affine_grid_macs),
-        "_embedding_bag": _rule(
+        "_pdist_forward": r.rule("M differences and their norm", r.pdist_flops),
+        "affine_grid_generator": r.contraction("2 macs", r.affine_grid_macs),
+        "_embedding_bag": r.rule(
             "weighted: 2 macs; else n - 1 for a bag of n rows, a mean n",
             r.embedding_bag_flops,
             r.embedding_bag_macs,
             read=r.embedding_bag_bytes,
             primary=1,
         ),
-        "_weight_norm_interface": _rule(
+        "_weight_norm_interface": r.rule(
             "3 n + 1 a norm: square n, sum n - 1, root 1, divide 1, multiply n", r.weight_norm_flops, primary=1
         ),
-        "col2im": _rule("1 an element of the source: added into its place", lambda o: r.first(o).elements),
-        "unfold_backward": _rule("1 an element of the source: added into its place", lambda o: r.first(o).elements),
-        "diagonal_copy": _rule("moved: reads the diagonal", read=r.outputs_bytes),
+        "col2im": r.rule("1 an element of the source: added into its place", lambda o: r.first(o).elements),
+        "unfold_backward": r.rule("1 an element of the source: added into its place", lambda o: r.first(o).elements),
+        "diagonal_copy": r.rule("moved: reads the diagonal", read=r.outputs_bytes),
     }
     for name in ("embedding_bag", "_embedding_bag_forward_only"):  # without gradients it has another name
         table[name] = table["_embedding_bag"]
     for name in ("dropout", "dropout_", "feature_dropout", "feature_dropout_"):
-        table[name] = _rule("2 an element: mask and scale; 0 in eval", r.dropout_flops, primary=1)
+        table[name] = r.rule("2 an element: mask and scale; 0 in eval", r.dropout_flops, primary=1)
     for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"):
-        table[name] = _rule("n - 1 a row", r.scan)
+        table[name] = r.rule("n - 1 a row", r.scan)
     for name in ("norm", "linalg_vector_norm"):
-        table[name] = _rule("square n, sum n - 1, root 1; p = 1, inf: 2 n - 1; other p: 3 n", r.norm_flops)
+        table[name] = r.rule("square n, sum n - 1, root 1; p = 1, inf: 2 n - 1; other p: 3 n", r.norm_flops)
     for name in ("_fft_r2c", "_fft_c2c", "_fft_c2r"):
-        table[name] = _rule("5 N log2 N a transform", r.fourier_flops)
+        table[name] = r.rule("5 N log2 N a transform", r.fourier_flops)
     for name in ("nll_loss_forward", "nll_loss2d_forward"):
-        table[name] = _rule(
+        table[name] = r.rule(
             "1 a target, 2 with weights; then the sum or mean", r.likelihood_flops, read=r.likelihood_bytes, primary=1
         )
     for names, amount, text in LOSSES:
-        table[names] = _rule(f"{amount} an element, then the sum or mean: {text}", r.loss(amount))
+        table[names] = r.rule(f"{amount} an element, then the sum or mean: {text}", r.loss(amount))
     for dimensions, kinds in ((2, "7 linear, 31 cubic"), (3, "15 linear")):
-        table[f"grid_sampler_{dimensions}d"] = _rule(
+        table[f"grid_sampler_{dimensions}d"] = r.rule(
             f"{kinds}, 0 nearest an output element: products and additions", r.grid_sampled(dimensions)
         )
-        table[f"fractional_max_pool{dimensions}d"] = _rule("k - 1 an output", r.pooled(dimensions, 1), primary=1)
+        table[f"fractional_max_pool{dimensions}d"] = r.rule("k - 1 an output", r.pooled(dimensions, 1), primary=1)
     for name in ("bernoulli", "multinomial", "normal", "poisson", "binomial"):
-        table[name] = _rule("random: reads its probabilities or moments")
+        table[name] = r.rule("random: reads its probabilities or moments")
     for name in ("copy", "copy_", "bernoulli_"):
-        table[name] = _rule("written: reads the source or the probabilities alone", read=r.other_inputs_bytes)
+        table[name] = r.rule("written: reads the source or the probabilities alone", read=r.other_inputs_bytes)
     for name in ("mm", "bmm", "_int_mm"):
-        table[name] = _contraction("2 macs", r.matrix_macs)
-    table["_grouped_mm"] = _contraction("2 macs; + 1 an output where there is a bias", r.grouped_macs, bias="bias")
+        table[name] = r.contraction("2 macs", r.matrix_macs)
+    table["_grouped_mm"] = r.contraction("2 macs; + 1 an output where there is a bias", r.grouped_macs, bias="bias")
     for name in ("addmm", "baddbmm", "addbmm"):
-        table[name] = _contraction("2 macs + 1 an output", r.matrix_macs, adds=True)
+        table[name] = r.contraction("2 macs + 1 an output", r.matrix_macs, adds=True)
     for name in ("mv", "dot", "vdot"):
-        table[name] = _contraction("2 macs", r.vector_macs)
-    table["addmv"] = _contraction("2 macs + 1 an output", r.vector_macs, adds=True)
-    table["addr"] = _rule("product and addition an output", r.per_output(2))
+        table[name] = r.contraction("2 macs", r.vector_macs)
+    table["addmv"] = r.contraction("2 macs + 1 an output", r.vector_macs, adds=True)
+    table["addr"] = r.rule("product and addition an output", r.per_output(2))
     for dimensions in (1, 2, 3):
-        table[f"max_pool{dimensions}d"] = _rule("k - 1 an output", r.pooled(dimensions, 1), primary=1)
-        table[f"avg_pool{dimensions}d"] = _rule("k an output", r.pooled(dimensions, 0))
-        table[f"adaptive_avg_pool{dimensions}d"] = _rule("window an output", r.adaptive_pooled(dimensions, 0))
-        table[f"adaptive_max_pool{dimensions}d"] = _rule(
+        table[f"max_pool{dimensions}d"] = r.rule("k - 1 an output", r.pooled(dimensions, 1), primary=1)
+        table[f"avg_pool{dimensions}d"] = r.rule("k an output", r.pooled(dimensions, 0))
+        table[f"adaptive_avg_pool{dimensions}d"] = r.rule("window an output", r.adaptive_pooled(dimensions, 0))
+        table[f"adaptive_max_pool{dimensions}d"] = r.rule(
             "window - 1 an output", r.adaptive_pooled(dimensions, 1), primary=1
         )
     for name in POINTWISE:
-        table[name] = _rule("1 an output element (floating point)", r.per_output(1))
+        table[name] = r.rule("1 an output element (floating point)", r.per_output(1))
     for name in ("rrelu_with_noise", "log_sigmoid_forward"):  # the noise and the buffer are written, not read
-        table[name] = _rule("1 an output element", r.per_output(1), read=r.first_bytes, primary=1)
+        table[name] = r.rule("1 an output element", r.per_output(1), read=r.first_bytes, primary=1)
     for names, amount, text in FUSED_POINTWISE + INTERPOLATED:
-        table |= dict.fromkeys(names.split(), _rule(f"{amount} an output element: {text}", r.per_output(amount)))
+        table |= dict.fromkeys(names.split(), r.rule(f"{amount} an output element: {text}", r.per_output(amount)))
     for names, amount, constant, text in REDUCTIONS:
-        table |= dict.fromkeys(names.split(), _rule(text, r.reduction(amount, constant)))
-    table |= dict.fromkeys(MOVED, _rule("moved: 0 flops"))
-    ordered = _rule("n ceil(log2 n) a row, or over all of n: comparisons of a merge sort", r.ordering)
+        table |= dict.fromkeys(names.split(), r.rule(text, r.reduction(amount, constant)))
+    table |= dict.fromkeys(MOVED, r.rule("moved: 0 flops"))
+    ordered = r.rule("n ceil(log2 n) a row, or over all of n: comparisons of a merge sort", r.ordering)
     table |= dict.fromkeys(ORDERED, ordered)
-    searched = _rule("ceil(log2(n + 1)) a value: comparisons of a binary search among n", r.searching)
+    searched = r.rule("ceil(log2(n + 1)) a value: comparisons of a binary search among n", r.searching)
     table |= dict.fromkeys(("searchsorted", "bucketize"), searched)
-    table |= dict.fromkeys(GATHERED, _rule("moved: reads indices and output's size", read=r.gathered_bytes))
-    scattered = _rule(
+    table |= dict.fromkeys(GATHERED, r.rule("moved: reads indices and output's size", read=r.gathered_bytes))
+    scattered = r.rule(
         "moved: reads indices and source, writes as many; 1 an element where it accumulates",
         r.accumulated_flops,
         read=r.scattered_read_bytes,
         written=r.scattered_written_bytes,
     )
     table |= dict.fromkeys(SCATTERED, scattered)
-    accumulated = _rule("1 an element of the source; a mean also 1 an output", r.accumulated_flops)
+    accumulated = r.rule("1 an element of the source; a mean also 1 an output", r.accumulated_flops)
     table |= dict.fromkeys(ACCUMULATED, accumulated)
-    table |= dict.fromkeys(FILLED, _rule("written from nothing", read=r.nothing))
+    table |= dict.fromkeys(FILLED, r.rule("written from nothing", read=r.nothing))
     return table
 
 
@@ -247,15 +229,8 @@ def price(operation: Operation) -> Price:
     rule = rule_of(operation.name)
     if rule is None:
         return UNKNOWN
-    results = operation.outputs if rule.primary is None else operation.outputs[: rule.primary]
     try:
-        amounts = {
-            "macs": rule.macs(operation),
-            "flops": rule.flops(operation),
-            "bytes_read": rule.bytes_read(operation),
-            "bytes_written": rule.bytes_written(operation),
-            "activation_bytes": sum(o.tensor.distinct_bytes for o in results if o.alias is None),
-        }
+        amounts = rule.price(operation)
     except (LookupError, TypeError, ValueError, ArithmeticError):
         return UNKNOWN  # not the arguments that the rule knows: another version's, or a damaged ledger's
     return Price(State.PRICED, amounts)

@@ -17,22 +17,6 @@ from torchledger.record import Operation, TensorInfo, TensorRef
 Formula = Callable[[Operation], int]
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """How an operation is priced: four formulas, and the derivation in words.
-
-    `primary`: how many of the outputs are results (None: all); the others are kernels' by-products (pooling indices,
-    saved statistics, dropout masks), which count in memory only.
-    """
-
-    text: str
-    macs: Formula
-    flops: Formula
-    bytes_read: Formula
-    bytes_written: Formula
-    primary: int | None = None
-
-
 # --- tensors of an operation ---------------------------------------------------------------------------------------
 
 
@@ -54,8 +38,12 @@ def out(operation: Operation) -> TensorInfo:
 
 
 def is_arithmetic(operation: Operation) -> bool:
-    """Whether floating-point numbers go in or come out."""
-    return any(t.is_floating for t in operation.inputs) or any(o.tensor.is_floating for o in operation.outputs)
+    """Whether floating-point numbers go in or come out, or quantised ones, which stand for them."""
+    return any(map(is_real, operation.inputs)) or any(is_real(o.tensor) for o in operation.outputs)
+
+
+def is_real(tensor: TensorInfo) -> bool:
+    return tensor.is_floating or tensor.dtype.startswith(("qint", "quint"))
 
 
 def integers(value: object) -> tuple[int, ...]:
@@ -113,6 +101,19 @@ def outputs_bytes(operation: Operation) -> int:
 def output_bytes(operation: Operation) -> int:
     """The output."""
     return out(operation).distinct_bytes
+
+
+def bytes_of(*names: str) -> Formula:
+    """Return the bytes of the tensors (and lists of tensors) among the arguments `names`, the same elements once."""
+
+    def read(operation: Operation) -> int:
+        given = (operation.arguments.get(name) for name in names)
+        listed = [v for value in given for v in (value if isinstance(value, tuple) else (value,))]
+        indices = dict.fromkeys(v.index for v in listed if isinstance(v, TensorRef))
+        return sum(operation.inputs[index].distinct_bytes for index in indices if index not in operation.repeated)
+
+    read.__doc__ = f"{' '.join(names)}".replace("_", " ")
+    return read
 
 
 def first_bytes(operation: Operation) -> int:
@@ -190,15 +191,79 @@ def batch_norm_written_bytes(operation: Operation) -> int:
     return output_bytes(operation) + updated
 
 
+# --- rules ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How an operation is priced: four formulas, and the derivation in words.
+
+    Each formula takes an `Operation` (shapes, dtypes and arguments, no values) and returns a whole number. Left out:
+    no macs; flops two a multiply-accumulate; all inputs read and all outputs written, once.
+
+    `primary`: how many of the outputs are results (None: all); the others are kernels' by-products (pooling indices,
+    saved statistics, dropout masks), which count in memory only. 0: gradients and updates, which are no activations.
+    """
+
+    text: str
+    macs: Formula = nothing
+    flops: Formula | None = None
+    bytes_read: Formula = inputs_bytes
+    bytes_written: Formula = outputs_bytes
+    primary: int | None = None
+
+    def price(self, operation: Operation) -> dict[str, int]:
+        """Return the amounts of one operation by the names of the quantities."""
+        macs = self.macs(operation)
+        results = operation.outputs if self.primary is None else operation.outputs[: self.primary]
+        return {
+            "macs": macs,
+            "flops": 2 * macs if self.flops is None else self.flops(operation),
+            "bytes_read": self.bytes_read(operation),
+            "bytes_written": self.bytes_written(operation),
+            "activation_bytes": sum(o.tensor.distinct_bytes for o in results if o.alias is None),
+        }
+
+
+def rule(
+    text: str,
+    flops: Formula = nothing,
+    macs: Formula = nothing,
+    read: Formula = inputs_bytes,
+    written: Formula = outputs_bytes,
+    primary: int | None = None,
+) -> Rule:
+    """Return a rule; where by-products are left out of the results, only the first output is written."""
+    if primary and written is outputs_bytes:
+        written = output_bytes
+    return Rule(text, macs, flops, read, written, primary)
+
+
+def contraction(text: str, macs: Formula, adds: bool = False, bias: str | None = None) -> Rule:
+    """Return the rule of a contraction: `adds` 1 an output, or where there is a tensor `bias`."""
+    flops = doubled_plus_output(macs, bias) if adds or bias else doubled(macs)
+    return rule(text, flops, macs)
+
+
+def gradient(text: str, flops: Formula = nothing, macs: Formula = nothing, read: Formula = inputs_bytes) -> Rule:
+    """Return the rule of a backward operation: all that it returns is written, none of it is an activation."""
+    return Rule(text, macs, flops, read, outputs_bytes, primary=0)
+
+
 # --- contractions --------------------------------------------------------------------------------------------------
 
 
 def convolution_macs(operation: Operation) -> int:
     """Each output element takes in_channels / groups * kernel products; transposed: each input element spreads so."""
-    x, weight = need(operation, "input"), need(operation, "weight")
+    x, weight = need(operation, "input", "self", "qx", "X"), need(operation, "weight", "qw", "W")
     # weight: (out, in / groups, *kernel); transposed: (in, out / groups, *kernel)
-    base = x if operation.arguments.get("transposed") else out(operation)
+    base = x if is_transposed(operation) else out(operation)
     return base.elements * weight.shape[1] * kernel_elements(weight)
+
+
+def is_transposed(operation: Operation) -> bool:
+    """Whether a convolution is transposed; kernels that can do nothing else just take an output_padding."""
+    return bool(operation.arguments.get("transposed", "output_padding" in operation.arguments))
 
 
 def matrix_macs(operation: Operation) -> int:
