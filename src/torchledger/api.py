@@ -16,6 +16,7 @@ from torchledger.inputs import DtypeLike, InputDtype, as_dtype, example_inputs
 from torchledger.ledger import ForwardError, Ledger
 from torchledger.measure import check_measurable, has_values
 from torchledger.measure import measure as measure_run
+from torchledger.pricing import Rules
 from torchledger.report import for_stream
 from torchledger.views import AtLeast
 
@@ -31,6 +32,7 @@ def analyze(
     mode: Mode = "eval",
     input_dtype: InputDtype | None = None,
     model_dtype: DtypeLike | None = None,
+    rules: Rules | None = None,
 ) -> Ledger:
     """Run `model` once without computing anything, and return the ledger of what it would do.
 
@@ -48,6 +50,7 @@ def analyze(
             as in `{0: "int64", "mask": "bool"}`. Default: that of the
             model's first floating-point parameter.
         model_dtype: take floating-point parameters and buffers as if they had this dtype.
+        rules: how to price custom operations in this ledger, by name, as `register_rule` does for all.
 
     Raises:
         UserError: for an argument that is wrong.
@@ -57,7 +60,7 @@ def analyze(
     >>> analyze(nn.Linear(4, 3), (4,), batch=2).totals()["macs"]
     24
     """
-    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype)
+    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, rules=rules)
     if error is not None:
         raise error
     return ledger
@@ -73,6 +76,7 @@ def stat(
     mode: Mode = "eval",
     input_dtype: InputDtype | None = None,
     model_dtype: DtypeLike | None = None,
+    rules: Rules | None = None,
 ) -> Ledger:
     """Print the by-layer table of `model` under `convention` and return its ledger.
 
@@ -85,9 +89,9 @@ def stat(
     operation is printed, if there was one, before `ForwardError` is raised.
     """
     chosen = pricing.convention(convention)
-    unasked: Measure = "if cheap" if measure is None and chosen is pricing.TORCHSTAT else "no"
+    unasked: Measure = "if cheap" if measure is None and chosen.name == "torchstat" else "no"
     wanted: Measure = "yes" if measure else unasked
-    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, wanted)
+    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, wanted, rules)
     if error is None or ledger.totals()["operations"]:  # a forward that refuses its input has nothing to show
         print(for_stream(ledger.by_layer(convention), sys.stdout), end="")
     if error is not None:
@@ -104,6 +108,7 @@ def open_ledger(
     input_dtype: InputDtype | None,
     model_dtype: DtypeLike | None,
     measure: Measure = "no",
+    rules: Rules | None = None,
 ) -> tuple[Ledger, ForwardError | None]:
     """Capture the model; return its ledger, and the error where forward failed. For `analyze`, `stat` and the shell.
 
@@ -121,6 +126,7 @@ def open_ledger(
     cast = None if model_dtype is None else as_dtype(model_dtype, "model_dtype")
     if cast is not None and not cast.is_floating_point:
         raise UserError(f"model_dtype is {cast}, expected a floating-point dtype such as bfloat16")
+    pricing.checked_rules(rules)
     asked = measure == "yes"
     if asked and cast is not None:
         raise UserError("a measured run takes the model as it is: leave model_dtype out, or convert the model first")
@@ -129,7 +135,7 @@ def open_ledger(
     if asked:
         check_measurable(model)
     captured = capture(model, args, keywords, mode, batch, cast)
-    ledger = Ledger(captured.record)
+    ledger = Ledger(captured.record, rules)
     if captured.error is not None:
         error = ForwardError(captured.record.error or str(captured.error), ledger)
         error.__cause__ = captured.error

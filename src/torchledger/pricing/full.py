@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torchledger.pricing import algebra, attention, backward, gradients, optimizers, quantized, recurrent, vision
 from torchledger.pricing import rules as r
 from torchledger.pricing.convention import FREE, UNKNOWN, Convention, Price, Quantity, State
 from torchledger.record import Operation
@@ -18,6 +19,10 @@ FREE_OPERATIONS = frozenset(
         empty empty_like empty_strided empty_permuted new_empty new_empty_strided is_same_size sym_size sym_stride
         sym_numel sym_storage_offset record_stream is_pinned _has_compatible_shallow_copy_type _assert_async
         _assert_scalar _assert_tensor_metadata sym_constrain_range sym_constrain_range_for_size _linalg_check_errors
+        slice_inverse _fw_primal _make_dual _resize_output_ is_set_to _has_same_storage_numel _print _fused_sdp_choice
+        _use_cudnn_ctc_loss _use_miopen_ctc_loss _nnpack_available q_scale q_zero_point q_per_channel_axis qscheme
+        is_coalesced dense_dim sparse_dim _dimI _dimV _nnz _values _indices col_indices row_indices ccol_indices
+        _backward _empty_affine_quantized _empty_per_channel_affine_quantized empty_quantized
         """.split()
 )
 
@@ -32,7 +37,14 @@ POINTWISE = """
     celu selu gelu silu mish softplus softshrink hardshrink threshold hardtanh hardswish hardsigmoid _prelu_kernel prelu
     where nan_to_num deg2rad rad2deg sinc angle logical_and logical_or logical_xor logical_not bitwise_and bitwise_or
     bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__
-    __ilshift__ __irshift__ gcd lcm frexp conj_physical _conj_physical ger outer
+    __ilshift__ __irshift__ gcd lcm frexp conj_physical _conj_physical ger outer mvlgamma special_airy_ai
+    special_bessel_j0 special_bessel_j1 special_bessel_y0 special_bessel_y1 special_spherical_bessel_j0
+    special_modified_bessel_i0 special_modified_bessel_i1 special_modified_bessel_k0 special_modified_bessel_k1
+    special_scaled_modified_bessel_k0 special_scaled_modified_bessel_k1 special_chebyshev_polynomial_t
+    special_chebyshev_polynomial_u special_chebyshev_polynomial_v special_chebyshev_polynomial_w
+    special_shifted_chebyshev_polynomial_t special_shifted_chebyshev_polynomial_u
+    special_shifted_chebyshev_polynomial_v special_shifted_chebyshev_polynomial_w special_hermite_polynomial_h
+    special_hermite_polynomial_he special_laguerre_polynomial_l special_legendre_polynomial_p
     """.split()
 
 # (operations, flops an output element, derivation)
@@ -42,6 +54,8 @@ FUSED_POINTWISE: tuple[tuple[str, int, str], ...] = (
     ("glu", 2, "sigmoid and product"),
     ("polar", 4, "cosine, sine, and a product each"),
     ("linalg_cross", 3, "2 products and a difference"),
+    ("_add_relu", 2, "addition and ReLU"),
+    ("batch_norm_elemt", 4, "centre, scale, weight, bias"),
 )
 
 # (operations, flops an input element, flops a result, derivation)
@@ -52,7 +66,11 @@ REDUCTIONS: tuple[tuple[str, int, int, str], ...] = (
     ("var var_mean", 4, 0, "mean n; centre n, square n, sum n - 1, divide 1"),
     ("std std_mean", 4, 1, "variance and a square root"),
     ("logsumexp", 4, 0, "max n - 1, subtract n, exp n, sum n - 1, log and add 2"),
-    ("any all count_nonzero", 0, 0, "bool or integer results: no floating-point arithmetic"),
+    ("any all count_nonzero _is_all_true _is_any_true", 0, 0, "bool or integer results: no floating-point arithmetic"),
+    ("hash_tensor", 0, 0, "integers: no floating-point arithmetic"),
+    ("segment_reduce", 1, 0, "one an element of its segment"),
+    ("batch_norm_stats batch_norm_update_stats", 4, 0, "mean n; centre n, square n, mean n"),
+    ("_histogramdd_bin_edges", 2, 0, "a minimum and a maximum"),
 )
 
 # Moved, not computed: read all of the inputs, write the output.
@@ -61,15 +79,25 @@ MOVED = """
     reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
     pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col masked_fill masked_fill_ diag_embed
     block_diag one_hot unique_consecutive isin nonzero nonzero_static masked_select masked_scatter masked_scatter_
-    diagonal_scatter max_unpool2d max_unpool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d
-    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d complex equal
+    diagonal_scatter unique_dim_consecutive _chunk_cat _stack _pack_padded_sequence _lazy_clone _pin_memory _copy_from
+    _copy_from_and_resize resize resize_as set _resize_output int_repr q_per_channel_scales q_per_channel_zero_points
+    _make_per_tensor_quantized_tensor _make_per_channel_quantized_tensor _functional_assert_async
+    _functional_assert_scalar _functional_sym_constrain_range _functional_sym_constrain_range_for_size max_unpool2d
+    max_unpool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d complex equal
+    """.split()
+# Views that copy: what they show is moved.
+COPIES = """
+    alias as_strided ccol_indices _conj crow_indices col_indices detach expand _fw_primal indices _indices _make_dual
+    narrow _neg_view permute _reshape _reshape_alias row_indices select slice split split_with_sizes squeeze t
+    transpose unbind unfold unsqueeze values _values view view_as_complex view_as_real
     """.split()
 # Put in order, or a part of it.
 ORDERED = "sort topk kthvalue median nanmedian mode _unique2 unique_dim".split()
 GATHERED = ["embedding", "index", "index_select", "gather", "take", "take_along_dim"]
 SCATTERED = """
     scatter scatter_ index_put index_put_ put put_ index_copy index_copy_ index_fill index_fill_ slice_scatter
-    select_scatter
+    select_scatter as_strided_scatter
     """.split()
 # Added, multiplied or compared into their places.
 ACCUMULATED = """
@@ -80,7 +108,10 @@ FILLED = """
     zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor arange linspace logspace
     eye tril_indices triu_indices fill fill_ zero zero_ rand randn randint randperm rand_like randn_like randint_like
     normal_ uniform_ random_ exponential_ geometric_ cauchy_ log_normal_ hann_window hamming_window blackman_window
-    bartlett_window kaiser_window fft_fftfreq fft_rfftfreq
+    bartlett_window kaiser_window fft_fftfreq fft_rfftfreq range random uniform exponential cauchy geometric log_normal
+    normal_functional _philox_normal _philox_normal_ _philox_uniform _philox_uniform_ _philox_key_split
+    _philox_key_fold_in _efficientzerotensor _new_zeros_with_same_feature_meta _fill_mem_eff_dropout_mask_
+    _cudnn_init_dropout_state
     """.split()
 # (operations, flops an element, derivation); the sum or the mean comes on top
 LOSSES: tuple[tuple[str, int, str], ...] = (
@@ -88,6 +119,7 @@ LOSSES: tuple[tuple[str, int, str], ...] = (
     ("smooth_l1_loss", 6, "difference, absolute value, comparison, square, half, over beta"),
     ("huber_loss", 5, "difference, absolute value, comparison, square, half"),
     ("soft_margin_loss", 5, "log(1 + exp(-y x)): product, negation, exp, addition, log"),
+    ("multilabel_margin_loss_forward", 4, "margin - x_y + x_j 2, comparison with 0, sum"),
     ("binary_cross_entropy", 8, "-(y log x + (1 - y) log(1 - x)): 2 log, 2 differences, 2 products, sum, negation"),
     ("binary_cross_entropy_with_logits", 7, "x - x y + log(1 + exp(-x)): product, difference, 5 for the last term"),
 )
@@ -97,6 +129,7 @@ INTERPOLATED: tuple[tuple[str, int, str], ...] = (
     ("upsample_bilinear2d _upsample_bilinear2d_aa", 7, "4 products and 3 additions"),
     ("upsample_trilinear3d", 15, "8 products and 7 additions"),
     ("upsample_bicubic2d _upsample_bicubic2d_aa", 31, "16 products and 15 additions"),
+    ("_upsample_lanczos2d_aa", 71, "36 products and 35 additions"),
 )
 
 
@@ -111,12 +144,6 @@ def _table() -> dict[str, r.Rule]:
             r.cdist_macs,
         ),
         "_euclidean_dist": r.contraction("2 macs and a root an output", r.euclidean_macs, adds=True),
-        "scaled_dot_product_attention": r.rule(
-            "2 macs, scale 1 a score, softmax 5 S - 2 a row, mask 1 a score, dropout 2 a score",
-            r.attention_flops,
-            r.attention_macs,
-            primary=1,
-        ),
         "batch_norm": r.rule(
             "eval: 4 an element (2 without weight and bias), 2 a channel; training: 7 n + 2 a channel, 3 a statistic",
             r.batch_norm_flops,
@@ -144,13 +171,51 @@ def _table() -> dict[str, r.Rule]:
         ),
         "col2im": r.rule("1 an element of the source: added into its place", lambda o: r.first(o).elements),
         "unfold_backward": r.rule("1 an element of the source: added into its place", lambda o: r.first(o).elements),
+        "conv_tbc": r.contraction("2 macs + 1 an output", r.sequence_convolution_macs, adds=True),
+        "_addmm_activation": r.rule(
+            "2 macs + 2 an output: bias and activation",
+            lambda o: 2 * r.matrix_macs(o) + 2 * r.out(o).elements,
+            r.matrix_macs,
+        ),
+        "_ctc_loss": r.rule(
+            "13 a state of the recursion: maximum 2, subtract 3, exp 3, add 2, log 1, add 2; a sample 5",
+            backward.ctc,
+            primary=1,
+        ),
+        "multi_margin_loss": r.rule(
+            "4 an element, 1 for its weight, then the sum or mean: margin - x_y + x_j 2, comparison with 0, sum",
+            r.loss(4),
+        ),
+        "allclose": r.rule("6 an element: difference, 2 absolute values, product, addition, comparison", r.closeness),
+        "dist": r.rule("1 an element, and the norm of the differences", r.distance_of_tensors),
+        "linalg__powsum": r.rule("as the norm, without its root", r.power_sum),
+        "native_norm": r.rule("square n, sum n - 1, root 1; p = 1, inf: 2 n - 1; other p: 3 n", r.norm_flops),
+        "renorm": r.rule("norm 2 n, comparison, factor 2, n products a part", r.renormed),
+        "embedding_renorm": r.rule("norm 2 n, comparison, factor 2, n products a row", r.renormed_rows),
+        "bincount": r.rule("1 a weight: added into its bin; none without", r.counted),
+        "histc": r.rule("3 an element: less the least, over the width, rounded down", r.binned),
+        "histogram": r.rule(
+            "3 an element (less the least, over the width, rounded down), among given edges ceil(log2(n + 1)); "
+            "1 a weight, density 2 a bin",
+            r.histogram,
+        ),
+        "batch_norm_gather_stats": r.rule("10 a statistic of each process: Chan et al. 1979", r.gathered_statistics),
+        "_unsafe_masked_index": r.rule("moved: reads indices, mask, output's size", read=r.masked_gathered_bytes),
+        "_unsafe_masked_index_put_accumulate": r.rule(
+            "1 an element of the values: added into its place", lambda o: r.need(o, "values").elements
+        ),
+        "_masked_softmax": r.rule("5 n - 2 a row", r.per_row(5, -2)),
         "diagonal_copy": r.rule("moved: reads the diagonal", read=r.outputs_bytes),
     }
+    table["_batch_norm_with_update"] = table["batch_norm"]
+    table["batch_norm_gather_stats_with_counts"] = table["batch_norm_gather_stats"]
+    for name in ("_histogramdd_from_bin_cts", "_histogramdd_from_bin_tensors"):
+        table[name] = table["histogram"]
     for name in ("embedding_bag", "_embedding_bag_forward_only"):  # without gradients it has another name
         table[name] = table["_embedding_bag"]
     for name in ("dropout", "dropout_", "feature_dropout", "feature_dropout_"):
         table[name] = r.rule("2 an element: mask and scale; 0 in eval", r.dropout_flops, primary=1)
-    for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"):
+    for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "_cummax_helper", "_cummin_helper"):
         table[name] = r.rule("n - 1 a row", r.scan)
     for name in ("norm", "linalg_vector_norm"):
         table[name] = r.rule("square n, sum n - 1, root 1; p = 1, inf: 2 n - 1; other p: 3 n", r.norm_flops)
@@ -167,7 +232,7 @@ def _table() -> dict[str, r.Rule]:
             f"{kinds}, 0 nearest an output element: products and additions", r.grid_sampled(dimensions)
         )
         table[f"fractional_max_pool{dimensions}d"] = r.rule("k - 1 an output", r.pooled(dimensions, 1), primary=1)
-    for name in ("bernoulli", "multinomial", "normal", "poisson", "binomial"):
+    for name in ("bernoulli", "multinomial", "normal", "poisson", "binomial", "_standard_gamma", "_sample_dirichlet"):
         table[name] = r.rule("random: reads its probabilities or moments")
     for name in ("copy", "copy_", "bernoulli_"):
         table[name] = r.rule("written: reads the source or the probabilities alone", read=r.other_inputs_bytes)
@@ -196,6 +261,8 @@ def _table() -> dict[str, r.Rule]:
     for names, amount, constant, text in REDUCTIONS:
         table |= dict.fromkeys(names.split(), r.rule(text, r.reduction(amount, constant)))
     table |= dict.fromkeys(MOVED, r.rule("moved: 0 flops"))
+    copied = r.rule("moved: what the view shows", read=r.outputs_bytes)
+    table |= {f"{name}_copy": copied for name in COPIES}
     ordered = r.rule("n ceil(log2 n) a row, or over all of n: comparisons of a merge sort", r.ordering)
     table |= dict.fromkeys(ORDERED, ordered)
     searched = r.rule("ceil(log2(n + 1)) a value: comparisons of a binary search among n", r.searching)
@@ -214,7 +281,20 @@ def _table() -> dict[str, r.Rule]:
     return table
 
 
-RULES: Mapping[str, r.Rule] = _table()
+def _assembled() -> dict[str, r.Rule]:
+    """Return the rules of all files. Raise ValueError where two of them have one for the same operation."""
+    parts = [_table(), attention.RULES, backward.RULES, gradients.RULES, recurrent.RULES, algebra.RULES]
+    parts += [quantized.RULES, vision.RULES, optimizers.RULES]
+    rules: dict[str, r.Rule] = {}
+    for part in parts:
+        twice = rules.keys() & part.keys()
+        if twice:
+            raise ValueError(f"two rules for {', '.join(sorted(twice))}")
+        rules |= part
+    return rules | optimizers.of_list(rules)
+
+
+RULES: Mapping[str, r.Rule] = _assembled()
 
 
 def rule_of(name: str) -> r.Rule | None:

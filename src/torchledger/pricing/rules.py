@@ -143,6 +143,11 @@ def gathered_bytes(operation: Operation) -> int:
     return sum(tensor.distinct_bytes for tensor in index_tensors(operation)) + output_bytes(operation)
 
 
+def masked_gathered_bytes(operation: Operation) -> int:
+    """Indices, mask, and as many elements of the source as come out."""
+    return gathered_bytes(operation) + need(operation, "mask").distinct_bytes
+
+
 def scattered_read_bytes(operation: Operation) -> int:
     """Indices and source; a copy that is made first (no trailing underscore) reads all of self too."""
     others = inputs_bytes(operation, skipped=frozenset({0}))
@@ -187,7 +192,7 @@ def scattered_written_bytes(operation: Operation) -> int:
 def batch_norm_written_bytes(operation: Operation) -> int:
     """The output, and in training the running mean and variance."""
     running = operation.tensor("running_mean")
-    updated = 2 * running.distinct_bytes if running is not None and operation.arguments.get("training") else 0
+    updated = 2 * running.distinct_bytes if running is not None and in_training(operation) else 0
     return output_bytes(operation) + updated
 
 
@@ -278,20 +283,10 @@ def vector_macs(operation: Operation) -> int:
     return need(operation, "mat", "self").elements
 
 
-def attention_macs(operation: Operation) -> int:
-    """Q K^T and P V over the full square: rows L, columns S, widths E and Ev, for each head of each sample."""
-    query, key, value = need(operation, "query"), need(operation, "key"), need(operation, "value")
-    scores = math.prod(out(operation).shape[:-1]) * key.shape[-2]  # the output's: heads and samples may broadcast
-    return scores * (query.shape[-1] + value.shape[-1])
-
-
-def attention_flops(operation: Operation) -> int:
-    """2 macs, one for the scale and 5 S - 2 a row for softmax; one for the mask, two for dropout, an element of it."""
-    rows, columns = math.prod(out(operation).shape[:-1]), need(operation, "key").shape[-2]
-    masked = operation.tensor("attn_mask") is not None or operation.tensor("attn_bias") is not None
-    dropped = bool(operation.arguments.get("dropout_p"))
-    extra = 1 + masked + 2 * dropped
-    return 2 * attention_macs(operation) + rows * columns * extra + rows * max(5 * columns - 2, 0)
+def sequence_convolution_macs(operation: Operation) -> int:
+    """Weight (kernel, in, out) over (time, sample, in): kernel in products an output."""
+    weight = need(operation, "weight")
+    return out(operation).elements * weight.shape[0] * weight.shape[1]
 
 
 def trilinear_macs(operation: Operation) -> int:
@@ -393,6 +388,69 @@ def norm_amounts(order: object) -> tuple[int, int]:
 def norm_flops(operation: Operation) -> int:
     amount, per_result = norm_amounts(operation.arguments.get("ord", operation.arguments.get("p")))
     return reduction(amount, per_result)(operation)
+
+
+def power_sum(operation: Operation) -> int:
+    """As a norm, without its root."""
+    amount, _ = norm_amounts(operation.arguments.get("ord"))
+    return reduction(amount, -1)(operation)
+
+
+def distance_of_tensors(operation: Operation) -> int:
+    """The difference, and its norm."""
+    amount, per_result = norm_amounts(operation.arguments.get("p"))
+    return max((amount + 1) * first(operation).elements + per_result, 0)
+
+
+def renormed(operation: Operation) -> int:
+    """Norm, comparison 1, eps and quotient 2, product n, for each part along `dim`."""
+    x, dim = first(operation), number(operation, "dim")
+    return _renormed(x.elements, x.shape[dim], operation.arguments.get("p"))
+
+
+def renormed_rows(operation: Operation) -> int:
+    """Norm, comparison 1, eps and quotient 2, product n, for each row that an index names."""
+    rows, width = need(operation, "indices").elements, first(operation).shape[-1]
+    return _renormed(rows * width, rows, operation.arguments.get("norm_type"))
+
+
+def _renormed(elements: int, parts: int, order: object) -> int:
+    amount, per_result = norm_amounts(order)
+    return (amount + 1) * elements + (per_result + 3) * parts if elements else 0
+
+
+def closeness(operation: Operation) -> int:
+    """|x - y| <= a + r |y|: 6 an element."""
+    return 6 * first(operation).elements if is_arithmetic(operation) else 0
+
+
+def counted(operation: Operation) -> int:
+    """A weight is added into its bin."""
+    weights = operation.tensor("weights")
+    return weights.elements if weights is not None else 0
+
+
+def binned(operation: Operation) -> int:
+    """Less the least, over the width, rounded down."""
+    return 3 * first(operation).elements if is_arithmetic(operation) else 0
+
+
+def histogram(operation: Operation) -> int:
+    """A bin for each coordinate: 3, or a binary search among given edges; weights 1, density 2 a bin."""
+    x, edges = first(operation), operation.tensors("bins") or tuple(filter(None, [operation.tensor("bins")]))
+    if edges:
+        points = x.elements // len(edges)
+        searched = points * sum(edge.elements.bit_length() for edge in edges)
+    else:
+        searched = binned(operation)
+    weights = operation.tensor("weight")
+    density = 2 * out(operation).elements * bool(operation.arguments.get("density"))
+    return searched + (weights.elements if weights is not None else 0) + density
+
+
+def gathered_statistics(operation: Operation) -> int:
+    """Two means and sums of squares into one: difference, shares 4, square, products and sums 4."""
+    return 10 * need(operation, "mean").elements
 
 
 def weight_norm_flops(operation: Operation) -> int:
@@ -540,12 +598,17 @@ def normalised(operation: Operation, elements: int, groups: int, statistics: int
     return elements * (statistics + 1 + affine) + groups * constant
 
 
+def in_training(operation: Operation) -> bool:
+    """Whether a batch norm takes the statistics of its input."""
+    return bool(operation.arguments.get("training", operation.name == "_batch_norm_with_update"))
+
+
 def batch_norm_flops(operation: Operation) -> int:
     """Eval: subtract, scale, weight, bias, and 2 a channel (eps, rsqrt). Training: as LayerNorm over each channel
     (7 n + 2), and 3 for each of two running statistics."""
     x = first(operation)
     channels = x.shape[1]
-    if not operation.arguments.get("training"):
+    if not in_training(operation):
         return normalised(operation, x.elements, channels, statistics=1, constant=2)
     running = 6 if operation.tensor("running_mean") is not None else 0
     return normalised(operation, x.elements, channels, statistics=4, constant=2 + running)
@@ -584,18 +647,23 @@ def adaptive_pooled(dimensions: int, additions_apart: int) -> Formula:
 
     def flops(operation: Operation) -> int:
         x, result = first(operation), out(operation)
-        sizes = zip(x.shape[-dimensions:], result.shape[-dimensions:], strict=True)
-        windows = math.prod(sum(-(-(i + 1) * n // m) - i * n // m for i in range(m)) for n, m in sizes)
+        windows = adaptive_windows(x.shape[-dimensions:], result.shape[-dimensions:])
         return math.prod(result.shape[:-dimensions]) * windows - result.elements * additions_apart
 
     return flops
+
+
+def adaptive_windows(sizes: tuple[int, ...], results: tuple[int, ...]) -> int:
+    """Return the elements of all windows from floor(i n / m) to ceil((i + 1) n / m) together."""
+    pairs = zip(sizes, results, strict=True)
+    return math.prod(sum(-(-(i + 1) * n // m) - i * n // m for i in range(m)) for n, m in pairs)
 
 
 def grid_sampled(dimensions: int) -> Formula:
     """Return the sum of 2^d (linear) or 4^d (cubic) weighted neighbours of each output element; nearest: none."""
 
     def flops(operation: Operation) -> int:
-        neighbours = (2**dimensions, 0, 4**dimensions)[number(operation, "interpolation_mode")]
+        neighbours = (2**dimensions, 0, 4**dimensions)[number(operation, "interpolation_mode", 0)]
         return out(operation).elements * max(2 * neighbours - 1, 0)
 
     return flops
