@@ -11,19 +11,17 @@ from torchledger.record import Operation
 
 # Views and allocations: they compute nothing and move nothing.
 FREE_OPERATIONS = frozenset(
-    """
-        view view_as reshape t transpose permute movedim swapaxes swapdims expand expand_as squeeze unsqueeze select
-        slice narrow split split_with_sizes chunk unbind as_strided diagonal unfold view_as_real view_as_complex real
-        imag conj _conj _neg_view adjoint mT mH resolve_conj resolve_neg unflatten flatten squeeze_ unsqueeze_ t_
-        transpose_ as_strided_ swapaxes_ swapdims_ resize_ resize_as_ set_ requires_grad_ values indices crow_indices
-        empty empty_like empty_strided empty_permuted new_empty new_empty_strided is_same_size sym_size sym_stride
-        sym_numel sym_storage_offset record_stream is_pinned _has_compatible_shallow_copy_type _assert_async
-        _assert_scalar _assert_tensor_metadata sym_constrain_range sym_constrain_range_for_size _linalg_check_errors
-        slice_inverse _fw_primal _make_dual _resize_output_ is_set_to _has_same_storage_numel _print _fused_sdp_choice
-        _use_cudnn_ctc_loss _use_miopen_ctc_loss _nnpack_available q_scale q_zero_point q_per_channel_axis qscheme
-        is_coalesced dense_dim sparse_dim _dimI _dimV _nnz _values _indices col_indices row_indices ccol_indices
-        _backward _empty_affine_quantized _empty_per_channel_affine_quantized empty_quantized
-        """.split()
+    """view view_as reshape t transpose permute movedim swapaxes swapdims expand expand_as squeeze unsqueeze select
+    slice narrow split split_with_sizes chunk unbind as_strided diagonal unfold view_as_real view_as_complex real
+    imag conj _conj _neg_view adjoint mT mH resolve_conj resolve_neg unflatten flatten squeeze_ unsqueeze_ t_
+    transpose_ as_strided_ swapaxes_ swapdims_ resize_ resize_as_ set_ requires_grad_ values indices crow_indices
+    empty empty_like empty_strided empty_permuted new_empty new_empty_strided is_same_size sym_size sym_stride
+    sym_numel sym_storage_offset record_stream is_pinned _has_compatible_shallow_copy_type _assert_async
+    _assert_scalar _assert_tensor_metadata sym_constrain_range sym_constrain_range_for_size _linalg_check_errors
+    slice_inverse is_set_to _has_same_storage_numel _fused_sdp_choice _use_cudnn_ctc_loss _use_miopen_ctc_loss
+    q_scale q_zero_point q_per_channel_axis qscheme _empty_affine_quantized _empty_per_channel_affine_quantized
+    empty_quantized
+    """.split()
 )
 
 # One floating-point operation for each output element, whatever the function (exp, comparison, activation alike).
@@ -79,18 +77,14 @@ MOVED = """
     reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
     pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col masked_fill masked_fill_ diag_embed
     block_diag one_hot unique_consecutive isin nonzero nonzero_static masked_select masked_scatter masked_scatter_
-    diagonal_scatter unique_dim_consecutive _chunk_cat _stack _pack_padded_sequence _lazy_clone _pin_memory _copy_from
-    _copy_from_and_resize resize resize_as set _resize_output int_repr q_per_channel_scales q_per_channel_zero_points
-    _make_per_tensor_quantized_tensor _make_per_channel_quantized_tensor _functional_assert_async
-    _functional_assert_scalar _functional_sym_constrain_range _functional_sym_constrain_range_for_size max_unpool2d
-    max_unpool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
-    _upsample_nearest_exact2d _upsample_nearest_exact3d complex equal
+    diagonal_scatter unique_dim_consecutive _chunk_cat _stack _pack_padded_sequence _lazy_clone _pin_memory resize
+    resize_as set int_repr max_unpool2d max_unpool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d complex equal
     """.split()
 # Views that copy: what they show is moved.
 COPIES = """
-    alias as_strided ccol_indices _conj crow_indices col_indices detach expand _fw_primal indices _indices _make_dual
-    narrow _neg_view permute _reshape _reshape_alias row_indices select slice split split_with_sizes squeeze t
-    transpose unbind unfold unsqueeze values _values view view_as_complex view_as_real
+    alias as_strided _conj detach expand narrow _neg_view permute _reshape _reshape_alias select slice split
+    split_with_sizes squeeze t transpose unbind unfold unsqueeze view view_as_complex view_as_real
     """.split()
 # Put in order, or a part of it.
 ORDERED = "sort topk kthvalue median nanmedian mode _unique2 unique_dim".split()
@@ -108,10 +102,8 @@ FILLED = """
     zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor arange linspace logspace
     eye tril_indices triu_indices fill fill_ zero zero_ rand randn randint randperm rand_like randn_like randint_like
     normal_ uniform_ random_ exponential_ geometric_ cauchy_ log_normal_ hann_window hamming_window blackman_window
-    bartlett_window kaiser_window fft_fftfreq fft_rfftfreq range random uniform exponential cauchy geometric log_normal
-    normal_functional _philox_normal _philox_normal_ _philox_uniform _philox_uniform_ _philox_key_split
-    _philox_key_fold_in _efficientzerotensor _new_zeros_with_same_feature_meta _fill_mem_eff_dropout_mask_
-    _cudnn_init_dropout_state
+    bartlett_window kaiser_window fft_fftfreq fft_rfftfreq range random uniform exponential cauchy geometric
+    log_normal normal_functional
     """.split()
 # (operations, flops an element, derivation); the sum or the mean comes on top
 LOSSES: tuple[tuple[str, int, str], ...] = (
@@ -189,7 +181,6 @@ def _table() -> dict[str, r.Rule]:
         "allclose": r.rule("6 an element: difference, 2 absolute values, product, addition, comparison", r.closeness),
         "dist": r.rule("1 an element, and the norm of the differences", r.distance_of_tensors),
         "linalg__powsum": r.rule("as the norm, without its root", r.power_sum),
-        "native_norm": r.rule("square n, sum n - 1, root 1; p = 1, inf: 2 n - 1; other p: 3 n", r.norm_flops),
         "renorm": r.rule("norm 2 n, comparison, factor 2, n products a part", r.renormed),
         "embedding_renorm": r.rule("norm 2 n, comparison, factor 2, n products a row", r.renormed_rows),
         "bincount": r.rule("1 a weight: added into its bin; none without", r.counted),
@@ -215,7 +206,7 @@ def _table() -> dict[str, r.Rule]:
         table[name] = table["_embedding_bag"]
     for name in ("dropout", "dropout_", "feature_dropout", "feature_dropout_"):
         table[name] = r.rule("2 an element: mask and scale; 0 in eval", r.dropout_flops, primary=1)
-    for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "_cummax_helper", "_cummin_helper"):
+    for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"):
         table[name] = r.rule("n - 1 a row", r.scan)
     for name in ("norm", "linalg_vector_norm"):
         table[name] = r.rule("square n, sum n - 1, root 1; p = 1, inf: 2 n - 1; other p: 3 n", r.norm_flops)
