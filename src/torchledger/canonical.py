@@ -99,6 +99,7 @@ NAMES: dict[str, str] = {
     "_aminmax": "aminmax",
     "_unique": "_unique2",
     "_logcumsumexp": "logcumsumexp",
+    "_embedding_bag_dense_backward": "_embedding_bag_backward",
     "_lstm_mps": "lstm",
     "rrelu_with_noise_functional": "rrelu_with_noise",
 }

@@ -119,12 +119,18 @@ def _table() -> dict[str, r.Rule]:
         ),
     )
     for forwards, backwards, scores, note in kinds:
-        made = r.rule(forward + note, forward_flops(scores), forward_macs(scores), read=r.bytes_of(*INPUTS), primary=1)
+        made = r.rule(
+            forward + note,
+            forward_flops(scores),
+            forward_macs(scores),
+            read=r.bytes_of(*INPUTS, said="query, key, value, mask"),
+            primary=1,
+        )
         back = r.Rule(
             backward + note,
             backward_macs(scores),
             backward_flops(scores),
-            r.bytes_of("grad_out", "grad_out_", *INPUTS),
+            r.bytes_of("grad_out", "grad_out_", *INPUTS, said="gradient, query, key, value, mask"),
             gradients_bytes,
             primary=0,
         )

@@ -57,8 +57,8 @@ ADDED_BY_INDEX = """
     fractional_max_pool2d fractional_max_pool3d mkldnn_max_pool2d mkldnn_max_pool3d
     """.split()
 
-read_gradient = r.bytes_of("grad_output", "grad_out", "grad")
-read_gradient_and_indices = r.bytes_of("grad_output", "indices")
+read_gradient = r.bytes_of("grad_output", "grad_out", "grad", said="the gradient")
+read_gradient_and_indices = r.bytes_of("grad_output", "indices", said="gradient and indices")
 
 
 def gradient_of(operation: Operation) -> TensorInfo:
@@ -275,18 +275,27 @@ def _table() -> dict[str, r.Rule]:
     table["cudnn_grid_sampler_backward"] = table["grid_sampler_2d_backward"]
     table |= dict.fromkeys(
         WRITTEN_INTO_ZEROS,
-        r.gradient("moved: the gradient into zeros of the input's size", read=r.bytes_of("grad_output", "mask")),
+        r.gradient(
+            "moved: the gradient into zeros of the input's size",
+            read=r.bytes_of("grad_output", "mask", said="the gradient, and a mask"),
+        ),
     )
     table["embedding_dense_backward"] = r.gradient(
         "1 an element of the gradient: added into its row; 2 where it is scaled by frequency", embedding
     )
-    for name in ("_embedding_bag_dense_backward", "_embedding_bag_backward"):
-        table[name] = r.gradient(
-            "weighted: 2 macs; else 1 an element of each row, a mean 2; a maximum 1 an element of the gradient",
-            embedding_bag,
-            embedding_bag_macs,
-            read=r.bytes_of("grad", "indices", "offset2bag", "maximum_indices", "per_sample_weights"),
-        )
+    table["_embedding_bag_backward"] = r.gradient(
+        "weighted: 2 macs; else 1 an element of each row, a mean 2; a maximum 1 an element of the gradient",
+        embedding_bag,
+        embedding_bag_macs,
+        read=r.bytes_of(
+            "grad",
+            "indices",
+            "offset2bag",
+            "maximum_indices",
+            "per_sample_weights",
+            said="gradient, indices, bags, weights",
+        ),
+    )
     table["_embedding_bag_per_sample_weights_backward"] = r.gradient(
         "2 macs: a row by the gradient of its bag",
         r.doubled(embedding_bag_weights_macs),

@@ -181,9 +181,12 @@ def batch_norm_bytes(operation: Operation) -> int:
     return r.bytes_of(*names)(operation)
 
 
+NORM_READ = {1: "gradient, input, weight, root mean square", 2: "gradient, input, weight, mean and deviation"}
+
+
 def norm_bytes(statistics: int) -> r.Formula:
     """Return the bytes of gradient, input, weight and `statistics` kept numbers a group."""
-    return r.bytes_of("grad_out", "input", "weight", *("mean", "rstd")[2 - statistics :])
+    return r.bytes_of("grad_out", "input", "weight", *("mean", "rstd")[2 - statistics :], said=NORM_READ[statistics])
 
 
 def weight_norm(operation: Operation) -> int:

@@ -152,11 +152,18 @@ def _table() -> dict[str, r.Rule]:
     )
     table |= {f"{name}_": rule for name, rule in table.items()}
     unscaled = r.Rule("2 an element: is it finite, times the inverse scale", r.nothing, unscale, primary=0)
-    unscaled_in_place = r.Rule(unscaled.text, r.nothing, unscale, r.inputs_bytes, r.bytes_of("self", "found_inf"), 0)
+    unscaled_in_place = r.Rule(
+        unscaled.text,
+        r.nothing,
+        unscale,
+        r.inputs_bytes,
+        r.bytes_of("self", "found_inf", said="gradients, and whether one is infinite"),
+        0,
+    )
     name = "_amp_foreach_non_finite_check_and_unscale"
     table |= {name: unscaled, f"{name}_": unscaled_in_place}
     updated = r.Rule("1: the scale times its growth or backoff", r.nothing, lambda o: r.first(o).elements, primary=0)
-    written = r.bytes_of("self", "growth_tracker")
+    written = r.bytes_of("self", "growth_tracker", said="scale and the steps since it grew")
     updated_in_place = r.Rule(updated.text, r.nothing, updated.flops, r.inputs_bytes, written, 0)
     return table | {"_amp_update_scale": updated, "_amp_update_scale_": updated_in_place}
 

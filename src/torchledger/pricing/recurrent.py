@@ -179,7 +179,7 @@ def _table() -> dict[str, r.Rule]:
         "as `lstm`, `gru`, `rnn_tanh` or `rnn_relu`, by its mode",
         forward_macs,
         lambda operation: forward_flops(by_mode(operation))(operation),
-        r.bytes_of(*KERNEL_INPUTS),
+        r.bytes_of(*KERNEL_INPUTS, said="input, weights and states"),
         results_bytes,
         primary=3,
     )
@@ -187,7 +187,14 @@ def _table() -> dict[str, r.Rule]:
         "as the backward of `lstm`, `gru`, `rnn_tanh` or `rnn_relu`, by its mode",
         lambda operation: backward_flops(by_mode(operation))(operation),
         backward_macs,
-        read=r.bytes_of(*KERNEL_INPUTS, "grad_output", "grad_hy", "grad_cy", "output"),
+        read=r.bytes_of(
+            *KERNEL_INPUTS,
+            "grad_output",
+            "grad_hy",
+            "grad_cy",
+            "output",
+            said="gradients, input, weights, states, output",
+        ),
     )
     table |= {"_cudnn_rnn": kernel, "miopen_rnn": kernel, "mkldnn_rnn_layer": kernel}
     table |= {"_cudnn_rnn_backward": backward, "miopen_rnn_backward": backward, "mkldnn_rnn_layer_backward": backward}

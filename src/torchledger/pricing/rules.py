@@ -103,8 +103,11 @@ def output_bytes(operation: Operation) -> int:
     return out(operation).distinct_bytes
 
 
-def bytes_of(*names: str) -> Formula:
-    """Return the bytes of the tensors (and lists of tensors) among the arguments `names`, the same elements once."""
+def bytes_of(*names: str, said: str = "") -> Formula:
+    """Return the bytes of the tensors (and lists of them) among the arguments `names`, the same elements once.
+
+    `said`: how the documents call them, where that is not by their names.
+    """
 
     def read(operation: Operation) -> int:
         given = (operation.arguments.get(name) for name in names)
@@ -112,7 +115,7 @@ def bytes_of(*names: str) -> Formula:
         indices = dict.fromkeys(v.index for v in listed if isinstance(v, TensorRef))
         return sum(operation.inputs[index].distinct_bytes for index in indices if index not in operation.repeated)
 
-    read.__doc__ = f"{' '.join(names)}".replace("_", " ")
+    read.__doc__ = said or ", ".join(names)
     return read
 
 
