@@ -9,13 +9,14 @@ import sys
 import torchledger
 from torchledger import Ledger, Table, analyze, stat
 
-MODEL_ARGUMENTS = ["kwargs", "batch", "mode", "input_dtype", "model_dtype"]
+MODEL_ARGUMENTS = ["kwargs", "batch", "mode", "input_dtype", "model_dtype", "rules"]
 
 
 def test_names() -> None:
     assert sorted(torchledger.__all__) == dir(torchledger)
     assert set(torchledger.__all__) == {
-        "AtLeast", "ForwardError", "Ledger", "Table", "UserError", "__version__", "analyze", "stat"
+        "AtLeast", "ForwardError", "Ledger", "Rule", "Table", "UserError", "__version__", "analyze", "register_rule",
+        "stat",
     }  # fmt: skip
     assert torchledger.__version__ == "0.1.0"
 

@@ -12,10 +12,23 @@ if TYPE_CHECKING:
     from torchledger.api import analyze, stat
     from torchledger.errors import UserError
     from torchledger.ledger import ForwardError, Ledger, Table
+    from torchledger.pricing.custom import register_rule
+    from torchledger.pricing.rules import Rule
     from torchledger.views import AtLeast
 
 __version__ = "0.1.0"
-__all__ = ["AtLeast", "ForwardError", "Ledger", "Table", "UserError", "__version__", "analyze", "stat"]
+__all__ = [
+    "AtLeast",
+    "ForwardError",
+    "Ledger",
+    "Rule",
+    "Table",
+    "UserError",
+    "__version__",
+    "analyze",
+    "register_rule",
+    "stat",
+]
 
 _HOME = {
     "analyze": "torchledger.api",
@@ -25,6 +38,8 @@ _HOME = {
     "ForwardError": "torchledger.ledger",
     "Ledger": "torchledger.ledger",
     "Table": "torchledger.ledger",
+    "Rule": "torchledger.pricing.rules",
+    "register_rule": "torchledger.pricing.custom",
 }
 
 

@@ -16,6 +16,7 @@ from torchledger.inputs import DtypeLike, InputDtype, as_dtype, example_inputs
 from torchledger.ledger import ForwardError, Ledger
 from torchledger.measure import check_measurable, has_values
 from torchledger.measure import measure as measure_run
+from torchledger.pricing import Rules
 from torchledger.report import for_stream
 from torchledger.training import LossLike, OptimizerLike, Training, training_step
 from torchledger.views import AtLeast
@@ -35,6 +36,7 @@ def analyze(
     training: bool = False,
     loss: LossLike = None,
     optimizer: OptimizerLike = None,
+    rules: Rules | None = None,
 ) -> Ledger:
     """Run `model` once without computing anything, and return the ledger of what it would do.
 
@@ -58,6 +60,7 @@ def analyze(
             Default: the loss that the output carries, else the sum of all outputs.
         optimizer: "sgd", "momentum", "adam", "adamw", ..., a class or instance of torch.optim, or a function of the
             parameters. Default: no optimizer step.
+        rules: how to price custom operations in this ledger, by name, as `register_rule` does for all.
 
     Raises:
         UserError: for an argument that is wrong.
@@ -71,7 +74,7 @@ def analyze(
     24
     """
     step = _training(training, loss, optimizer)
-    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, training=step)
+    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, "no", rules, step)
     if error is not None:
         raise error
     return ledger
@@ -90,6 +93,7 @@ def stat(
     training: bool = False,
     loss: LossLike = None,
     optimizer: OptimizerLike = None,
+    rules: Rules | None = None,
 ) -> Ledger:
     """Print the by-layer table of `model` under `convention` and return its ledger.
 
@@ -102,12 +106,12 @@ def stat(
     operation is printed, if there was one, before `ForwardError` is raised.
     """
     chosen = pricing.convention(convention)
-    unasked: Measure = "if cheap" if measure is None and chosen is pricing.TORCHSTAT else "no"
+    unasked: Measure = "if cheap" if measure is None and chosen.name == "torchstat" else "no"
     step = _training(training, loss, optimizer)
     if step is not None and measure:
         raise UserError("a training step is not measured: leave measure or training out")
     wanted: Measure = "yes" if measure else "no" if step is not None else unasked
-    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, wanted, step)
+    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, wanted, rules, step)
     if error is None or ledger.totals()["operations"]:  # a forward that refuses its input has nothing to show
         print(for_stream(ledger.by_layer(convention), sys.stdout), end="")
     if error is not None:
@@ -133,6 +137,7 @@ def open_ledger(
     input_dtype: InputDtype | None,
     model_dtype: DtypeLike | None,
     measure: Measure = "no",
+    rules: Rules | None = None,
     training: Training | None = None,
 ) -> tuple[Ledger, ForwardError | None]:
     """Capture the model; return its ledger, and the error where forward failed. For `analyze`, `stat` and the shell.
@@ -151,6 +156,7 @@ def open_ledger(
     cast = None if model_dtype is None else as_dtype(model_dtype, "model_dtype")
     if cast is not None and not cast.is_floating_point:
         raise UserError(f"model_dtype is {cast}, expected a floating-point dtype such as bfloat16")
+    pricing.checked_rules(rules)
     asked = measure == "yes"
     if asked and cast is not None:
         raise UserError("a measured run takes the model as it is: leave model_dtype out, or convert the model first")
@@ -161,7 +167,7 @@ def open_ledger(
     if training is not None and mode == "eval":
         mode = "train"
     captured = capture(model, args, keywords, mode, batch, cast, training=training)
-    ledger = Ledger(captured.record)
+    ledger = Ledger(captured.record, rules)
     if captured.error is not None:
         error = ForwardError(captured.record.error or str(captured.error), ledger)
         error.__cause__ = captured.error

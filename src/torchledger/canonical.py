@@ -15,9 +15,31 @@ _BATCH_NORM = (
     "miopen_batch_norm",
     "_native_batch_norm_legit",
     "_native_batch_norm_legit_no_training",
-    "_batch_norm_with_update",
+    "_native_batch_norm_legit_functional",
     "_batch_norm_no_update",
 )
+_BATCH_NORM_BACKWARD = ("native_batch_norm_backward", "cudnn_batch_norm_backward", "miopen_batch_norm_backward")
+_CONVOLUTION = (
+    "_convolution",
+    "convolution_overrideable",
+    "cudnn_convolution",
+    "cudnn_convolution_transpose",
+    "miopen_convolution",
+    "miopen_convolution_transpose",
+    "miopen_depthwise_convolution",
+    "mkldnn_convolution",
+    "_mps_convolution",
+    "_nnpack_spatial_convolution",
+    "_slow_conv2d_forward",
+    "slow_conv3d_forward",
+    "slow_conv_dilated2d",
+    "slow_conv_dilated3d",
+    "slow_conv_transpose2d",
+    "slow_conv_transpose3d",
+    "_conv_depthwise2d",
+    "conv_depthwise3d",
+)
+_CONVOLUTION_BACKWARD = ("convolution_backward_overrideable", "_slow_conv2d_backward", "mps_convolution_backward")
 _ATTENTION = (
     "_scaled_dot_product_attention_math",
     "_scaled_dot_product_flash_attention",
@@ -25,22 +47,43 @@ _ATTENTION = (
     "_scaled_dot_product_efficient_attention",
     "_scaled_dot_product_cudnn_attention",
     "_scaled_dot_product_fused_attention_overrideable",
+    "_scaled_dot_product_attention_math_for_mps",
+)
+_ATTENTION_BACKWARD = (
+    "_scaled_dot_product_flash_attention_backward",
+    "_scaled_dot_product_flash_attention_for_cpu_backward",
+    "_scaled_dot_product_efficient_attention_backward",
+    "_scaled_dot_product_cudnn_attention_backward",
+    "_scaled_dot_product_fused_attention_overrideable_backward",
 )
 
 NAMES: dict[str, str] = {
     **dict.fromkeys(_BATCH_NORM, "batch_norm"),
     **dict.fromkeys(_ATTENTION, "scaled_dot_product_attention"),
-    "_convolution": "convolution",
-    "convolution_overrideable": "convolution",
+    "_batch_norm_with_update_functional": "_batch_norm_with_update",  # has no argument that says it is in training
+    **dict.fromkeys(_BATCH_NORM_BACKWARD, "batch_norm_backward"),
+    **dict.fromkeys(_ATTENTION_BACKWARD, "scaled_dot_product_attention_backward"),
+    **dict.fromkeys(_CONVOLUTION, "convolution"),
+    **dict.fromkeys(_CONVOLUTION_BACKWARD, "convolution_backward"),
+    "cudnn_affine_grid_generator": "affine_grid_generator",
+    "cudnn_grid_sampler": "grid_sampler_2d",
+    "_grid_sampler_2d_cpu_fallback": "grid_sampler_2d",
+    "_grid_sampler_2d_cpu_fallback_backward": "grid_sampler_2d_backward",
+    "_cudnn_ctc_loss": "_ctc_loss",
+    "miopen_ctc_loss": "_ctc_loss",
     "native_layer_norm": "layer_norm",
     "native_group_norm": "group_norm",
     "_fused_rms_norm": "rms_norm",
     "native_dropout": "dropout",
+    "_fused_dropout": "dropout",
     "_softmax": "softmax",
     "_safe_softmax": "softmax",
     "_log_softmax": "log_softmax",
     "max_pool2d_with_indices": "max_pool2d",
     "max_pool3d_with_indices": "max_pool3d",
+    "mkldnn_max_pool2d": "max_pool2d",
+    "mkldnn_max_pool3d": "max_pool3d",
+    "mkldnn_adaptive_avg_pool2d": "adaptive_avg_pool2d",
     "_adaptive_avg_pool2d": "adaptive_avg_pool2d",
     "_adaptive_avg_pool3d": "adaptive_avg_pool3d",
     "_unsafe_view": "view",
@@ -51,6 +94,14 @@ NAMES: dict[str, str] = {
     "_to_copy": "to_copy",
     "_unsafe_index": "index",
     "_unsafe_index_put": "index_put",
+    "_index_put_impl": "index_put",
+    "_index_put_impl_": "index_put_",
+    "_aminmax": "aminmax",
+    "_unique": "_unique2",
+    "_logcumsumexp": "logcumsumexp",
+    "_embedding_bag_dense_backward": "_embedding_bag_backward",
+    "_lstm_mps": "lstm",
+    "rrelu_with_noise_functional": "rrelu_with_noise",
 }
 
 

@@ -7,8 +7,9 @@ import dataclasses
 import json
 import os
 import secrets
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from torchledger import pricing, views
 from torchledger.errors import UserError
@@ -51,8 +52,10 @@ class Table(views.Table):
 class Ledger:
     """What one run of a model did, entry by entry; every number is computed from it when it is asked for."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, rules: Mapping[str, pricing.Rule | Callable[..., Any]] | None = None) -> None:
+        """Keep a record, and rules of custom operations for this ledger alone, which are not saved with it."""
         self.record = record
+        self._rules = pricing.checked_rules(rules)
 
     def __repr__(self) -> str:
         record = self.record
@@ -61,7 +64,7 @@ class Ledger:
     @property
     def unknown(self) -> dict[str, int]:
         """Return {operation: calls} for the operations that have no rule, most frequent first."""
-        return views.unknown(self.record, pricing.FULL)
+        return views.unknown(self.record, self._convention("full"))
 
     @property
     def assumptions(self) -> list[str]:
@@ -76,21 +79,24 @@ class Ledger:
         """
         if phase is not None and phase not in PHASES:
             raise UserError(f"phase is {phase!r}; the phases are {', '.join(PHASES)}")
-        return views.totals(self.record, pricing.convention(convention), phase)
+        return views.totals(self.record, self._convention(convention), phase)
 
     def by_layer(self, convention: str = "full") -> Table:
         """Return one row a leaf module, and one for each operation that ran outside of one."""
-        return _table(views.by_layer(self.record, pricing.convention(convention)))
+        return _table(views.by_layer(self.record, self._convention(convention)))
 
     def by_operation(self, convention: str = "full") -> Table:
         """Return one row a kind of operation, heaviest first."""
-        return _table(views.by_operation(self.record, pricing.convention(convention)))
+        return _table(views.by_operation(self.record, self._convention(convention)))
 
     def by_module(self, depth: int = 1, convention: str = "full") -> Table:
         """Return one row a module of the tree down to `depth` (0: the whole model), with all that ran below it."""
         if not isinstance(depth, int) or isinstance(depth, bool) or depth < 0:
             raise UserError(f"depth is {depth!r}, expected a whole number from 0")
-        return _table(views.by_module(self.record, pricing.convention(convention), depth))
+        return _table(views.by_module(self.record, self._convention(convention), depth))
+
+    def _convention(self, name: str) -> pricing.Convention:
+        return pricing.convention(name, self._rules)
 
     def to_json(self) -> dict[str, object]:
         """Return the whole ledger as values for `json.dumps`; `Ledger.from_json` is its inverse."""

@@ -6,6 +6,7 @@ import functools
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+from torchledger.errors import UserError
 from torchledger.pricing.convention import EXCLUDED, UNKNOWN, Convention, Price, State
 from torchledger.record import ModuleInfo, Operation, Record, RowKey, Shape
 
@@ -103,6 +104,8 @@ def prices(record: Record, convention: Convention) -> list[Price]:
 def _price(operation: Operation, convention: Convention) -> Price:
     try:
         return convention.price(operation)
+    except UserError:
+        raise  # a rule of the user's own
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, AssertionError):
         return UNKNOWN  # not the arguments that the rule knows: another version's, or a damaged ledger's
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchledger.canonical import DROPPED, NAMES, canonical
 from torchledger.capture import capture
 from torchledger.capture.twins import Copies
+from torchledger.pricing import algebra, attention, backward, gradients, optimizers, quantized, recurrent, vision
 from torchledger.pricing.convention import State
 from torchledger.pricing.full import FREE_OPERATIONS, RULES, price, rule_of
 from torchledger.record import Operation
@@ -44,11 +45,18 @@ def schemas(name: str) -> list[Any]:
     return [s for s in found if any("Tensor" in str(a.type) for a in (*s.arguments, *s.returns))]
 
 
+NEWEST = "2.13"  # the newest torch that the rules know
+BOOKED_WHOLE = {"lstm_backward", "gru_backward", "rnn_tanh_backward", "rnn_relu_backward"}
+
 # --- names -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted({*RULES, *FREE_OPERATIONS} - set(NAMES.values())))
 def test_rules_are_for_operations_that_exist(name: str) -> None:
+    if "::" in name or name in BOOKED_WHOLE:
+        return  # another library's, or what a capture makes one entry of
+    if not schemas(name) and not torch.__version__.startswith(NEWEST):
+        pytest.skip("an operation of a newer torch")
     assert schemas(name) or name.startswith(("sym_", "_assert_scalar")), (
         f"torch {torch.__version__} has no aten::{name}"
     )
@@ -57,7 +65,8 @@ def test_rules_are_for_operations_that_exist(name: str) -> None:
 
 def test_canonical_names_stand_for_operations_that_exist() -> None:
     for name in (*NAMES, *DROPPED):
-        assert schemas(name) or name == "_local_scalar_dense", name
+        is_known = schemas(name) or name == "_local_scalar_dense"
+        assert is_known or not torch.__version__.startswith(NEWEST), name
     for name in NAMES.values():
         assert rule_of(name) is not None or name in FREE_OPERATIONS, f"no rule for {name}"
         assert name not in NAMES, f"{name} is renamed again"
@@ -81,7 +90,7 @@ def test_bookkeeping_is_dropped() -> None:
 
 # --- free operations ---------------------------------------------------------------------------------------------
 
-ALLOCATIONS = {name for name in FREE_OPERATIONS if name.startswith(("empty", "new_empty"))}
+ALLOCATIONS = {name for name in FREE_OPERATIONS if name.startswith(("empty", "_empty", "new_empty"))}
 
 
 @pytest.mark.parametrize("name", sorted(FREE_OPERATIONS - ALLOCATIONS))
@@ -290,6 +299,43 @@ CALLS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("linspace", "logspace"), (0, 1, 5)),
     **dict.fromkeys(("tril_indices", "triu_indices"), (3, 4)),
     "randint": (5, [2]),
+    "_batch_norm_with_update": (T2, *4 * [torch.rand(2)], 0.1, 1e-5),
+    "conv_tbc": (torch.rand(5, 2, 3), torch.rand(2, 3, 4), V),
+    "_addmm_activation": (W, X, Y.T),
+    "_ctc_loss": (torch.rand(5, 2, 4).log_softmax(2), P[:2, :3] + 1, [5, 4], [3, 2]),
+    "multi_margin_loss": (X, P[0, :3]),
+    "multilabel_margin_loss_forward": (X, P, 1),
+    "_upsample_lanczos2d_aa": (T2, [8, 8], False),
+    "_masked_softmax": (S, S > 0.5, 1),
+    "_pack_padded_sequence": (N3, torch.tensor([3, 2]), True),
+    "_chunk_cat": ([X, Y], 0, 3),
+    "_stack": ([X, Y],),
+    "_reshape_copy": (X, [4, 3]),
+    "_reshape_alias_copy": (X, [4, 3], [3, 1]),
+    "_unsafe_masked_index": (V, B[0], [P[0]], 0.0),
+    "_unsafe_masked_index_put_accumulate": (V, B[0], [P[0]], V),
+    "_is_all_true": (B,),
+    "_is_any_true": (B,),
+    "_sample_dirichlet": (X,),
+    "_histogramdd_bin_edges": (X, [3, 3, 3, 3]),
+    "_histogramdd_from_bin_cts": (X, [3, 3, 3, 3]),
+    "_histogramdd_from_bin_tensors": (X, 4 * [V.sort().values]),
+    "histogram": (X, 5),
+    "allclose": (X, Y),
+    "bincount": (P[0], V),
+    "as_strided_copy": (X, [2], [1]),
+    "as_strided_scatter": (X, V[:2], [2], [1]),
+    "expand_copy": (V, [3, 4]),
+    "permute_copy": (X, [1, 0]),
+    "split_with_sizes_copy": (X, [1, 2]),
+    "view_copy": (X, [4, 3]),
+    "view_as_complex_copy": (torch.rand(3, 2),),
+    "view_as_real_copy": (C,),
+    "geometric": (X, 0.5),
+    "range": (0, 4),
+    "resize": (X, [2, 2]),
+    "unique_dim_consecutive": (P, 0),
+    "int_repr": (torch.quantize_per_tensor(X, 0.1, 0, torch.quint8),),
     # pointwise, where not every argument is a tensor like the first
     **dict.fromkeys(("ger", "outer"), (V, V)),
     "polygamma": (1, X),
@@ -310,6 +356,8 @@ FUNCTIONS: dict[str, Callable[[], Any]] = {
     "feature_dropout": lambda: F.dropout2d(T2),
     "feature_dropout_": lambda: F.dropout2d(T2.clone(), inplace=True),
     "aminmax": lambda: aten.aminmax(X, dim=1),
+    "segment_reduce": lambda: torch.segment_reduce(V, "sum", lengths=torch.tensor([3, 1])),
+    "_conj_copy": lambda: aten._conj_copy(C),
     "nonzero_static": lambda: torch.nonzero_static(X, size=3),
 }
 
@@ -320,7 +368,11 @@ TAKEN_APART = """
     relu6 repeat_interleave rms_norm selu special_i0 square take_along_dim true_divide
     """.split()
 # No kernel for meta tensors; mostly, what comes out depends on values.
-BY_VALUE = "masked_select unique_consecutive unique_dim _unique2 nonzero equal binomial nonzero_static".split()
+BY_VALUE = """
+    _masked_softmax _sample_dirichlet _conj_copy segment_reduce bincount histogram _histogramdd_bin_edges
+    _histogramdd_from_bin_cts _histogramdd_from_bin_tensors int_repr allclose unique_dim_consecutive
+    _pack_padded_sequence masked_select unique_consecutive unique_dim _unique2 nonzero equal binomial nonzero_static
+    """.split()
 
 
 def arguments_of(name: str) -> tuple[Any, ...]:
@@ -334,7 +386,15 @@ def arguments_of(name: str) -> tuple[Any, ...]:
     return tuple((x if not place else y) if str(a.type) == "Tensor" else 1 for place, a in enumerate(required))
 
 
-@pytest.mark.parametrize("name", sorted(RULES))
+# Whose calls stand in the tests of their own.
+ONE_DEVICE = {"_pin_memory"} | {name for name in RULES if name.startswith("batch_norm_")}  # CUDA's
+ELSEWHERE = ONE_DEVICE | {
+    *attention.RULES, *backward.RULES, *gradients.RULES, *recurrent.RULES, *algebra.RULES, *quantized.RULES,
+    *vision.RULES, *optimizers.RULES, *(name for name in RULES if name.startswith("_foreach_")),
+} - {"scaled_dot_product_attention"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(RULES.keys() - ELSEWHERE))
 def test_each_rule_prices_a_call(name: str) -> None:
     if name in FUNCTIONS:
         function, args = FUNCTIONS[name], ()

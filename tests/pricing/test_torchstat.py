@@ -239,7 +239,6 @@ def test_what_torchstat_does_not_know_is_excluded(layer: nn.Module, size: tuple[
 
 def test_views_are_free_and_unknown_operations_stay_unknown() -> None:
     assert states(nn.Flatten(), torch.zeros(1, 3, 4)) == {"view": State.FREE}
-    assert states(Function(lambda x: torch.linalg.qr(x)[0]), torch.zeros(3, 3)) == {"linalg_qr": State.UNKNOWN}
     assert TORCHSTAT.price(Operation("mylib::op", {}, (), ())).state is State.UNKNOWN
     (one,) = capture(Function(lambda x: torch.cat([x, x])), (torch.zeros(3),), {}).record.operations
     assert TORCHSTAT.price(one).state is State.EXCLUDED

@@ -17,22 +17,6 @@ from torchledger.record import Operation, TensorInfo, TensorRef
 Formula = Callable[[Operation], int]
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """How an operation is priced: four formulas, and the derivation in words.
-
-    `primary`: how many of the outputs are results (None: all); the others are kernels' by-products (pooling indices,
-    saved statistics, dropout masks), which count in memory only.
-    """
-
-    text: str
-    macs: Formula
-    flops: Formula
-    bytes_read: Formula
-    bytes_written: Formula
-    primary: int | None = None
-
-
 # --- tensors of an operation ---------------------------------------------------------------------------------------
 
 
@@ -54,8 +38,12 @@ def out(operation: Operation) -> TensorInfo:
 
 
 def is_arithmetic(operation: Operation) -> bool:
-    """Whether floating-point numbers go in or come out."""
-    return any(t.is_floating for t in operation.inputs) or any(o.tensor.is_floating for o in operation.outputs)
+    """Whether floating-point numbers go in or come out, or quantised ones, which stand for them."""
+    return any(map(is_real, operation.inputs)) or any(is_real(o.tensor) for o in operation.outputs)
+
+
+def is_real(tensor: TensorInfo) -> bool:
+    return tensor.is_floating or tensor.dtype.startswith(("qint", "quint"))
 
 
 def integers(value: object) -> tuple[int, ...]:
@@ -115,6 +103,22 @@ def output_bytes(operation: Operation) -> int:
     return out(operation).distinct_bytes
 
 
+def bytes_of(*names: str, said: str = "") -> Formula:
+    """Return the bytes of the tensors (and lists of them) among the arguments `names`, the same elements once.
+
+    `said`: how the documents call them, where that is not by their names.
+    """
+
+    def read(operation: Operation) -> int:
+        given = (operation.arguments.get(name) for name in names)
+        listed = [v for value in given for v in (value if isinstance(value, tuple) else (value,))]
+        indices = dict.fromkeys(v.index for v in listed if isinstance(v, TensorRef))
+        return sum(operation.inputs[index].distinct_bytes for index in indices if index not in operation.repeated)
+
+    read.__doc__ = said or ", ".join(names)
+    return read
+
+
 def first_bytes(operation: Operation) -> int:
     """The first input."""
     return first(operation).distinct_bytes
@@ -140,6 +144,11 @@ def index_tensors(operation: Operation) -> tuple[TensorInfo, ...]:
 def gathered_bytes(operation: Operation) -> int:
     """Indices, and as many elements of the source as come out."""
     return sum(tensor.distinct_bytes for tensor in index_tensors(operation)) + output_bytes(operation)
+
+
+def masked_gathered_bytes(operation: Operation) -> int:
+    """Indices, mask, and as many elements of the source as come out."""
+    return gathered_bytes(operation) + need(operation, "mask").distinct_bytes
 
 
 def scattered_read_bytes(operation: Operation) -> int:
@@ -186,8 +195,67 @@ def scattered_written_bytes(operation: Operation) -> int:
 def batch_norm_written_bytes(operation: Operation) -> int:
     """The output, and in training the running mean and variance."""
     running = operation.tensor("running_mean")
-    updated = 2 * running.distinct_bytes if running is not None and operation.arguments.get("training") else 0
+    updated = 2 * running.distinct_bytes if running is not None and in_training(operation) else 0
     return output_bytes(operation) + updated
+
+
+# --- rules ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How an operation is priced: four formulas, and the derivation in words.
+
+    Each formula takes an `Operation` (shapes, dtypes and arguments, no values) and returns a whole number. Left out:
+    no macs; flops two a multiply-accumulate; all inputs read and all outputs written, once.
+
+    `primary`: how many of the outputs are results (None: all); the others are kernels' by-products (pooling indices,
+    saved statistics, dropout masks), which count in memory only. 0: gradients and updates, which are no activations.
+    """
+
+    text: str
+    macs: Formula = nothing
+    flops: Formula | None = None
+    bytes_read: Formula = inputs_bytes
+    bytes_written: Formula = outputs_bytes
+    primary: int | None = None
+
+    def price(self, operation: Operation) -> dict[str, int]:
+        """Return the amounts of one operation by the names of the quantities."""
+        macs = self.macs(operation)
+        results = operation.outputs if self.primary is None else operation.outputs[: self.primary]
+        return {
+            "macs": macs,
+            "flops": 2 * macs if self.flops is None else self.flops(operation),
+            "bytes_read": self.bytes_read(operation),
+            "bytes_written": self.bytes_written(operation),
+            "activation_bytes": sum(o.tensor.distinct_bytes for o in results if o.alias is None),
+        }
+
+
+def rule(
+    text: str,
+    flops: Formula = nothing,
+    macs: Formula = nothing,
+    read: Formula = inputs_bytes,
+    written: Formula = outputs_bytes,
+    primary: int | None = None,
+) -> Rule:
+    """Return a rule; where by-products are left out of the results, only the first output is written."""
+    if primary and written is outputs_bytes:
+        written = output_bytes
+    return Rule(text, macs, flops, read, written, primary)
+
+
+def contraction(text: str, macs: Formula, adds: bool = False, bias: str | None = None) -> Rule:
+    """Return the rule of a contraction: `adds` 1 an output, or where there is a tensor `bias`."""
+    flops = doubled_plus_output(macs, bias) if adds or bias else doubled(macs)
+    return rule(text, flops, macs)
+
+
+def gradient(text: str, flops: Formula = nothing, macs: Formula = nothing, read: Formula = inputs_bytes) -> Rule:
+    """Return the rule of a backward operation: all that it returns is written, none of it is an activation."""
+    return Rule(text, macs, flops, read, outputs_bytes, primary=0)
 
 
 # --- contractions --------------------------------------------------------------------------------------------------
@@ -195,10 +263,15 @@ def batch_norm_written_bytes(operation: Operation) -> int:
 
 def convolution_macs(operation: Operation) -> int:
     """Each output element takes in_channels / groups * kernel products; transposed: each input element spreads so."""
-    x, weight = need(operation, "input"), need(operation, "weight")
+    x, weight = need(operation, "input", "self", "qx", "X"), need(operation, "weight", "qw", "W")
     # weight: (out, in / groups, *kernel); transposed: (in, out / groups, *kernel)
-    base = x if operation.arguments.get("transposed") else out(operation)
+    base = x if is_transposed(operation) else out(operation)
     return base.elements * weight.shape[1] * kernel_elements(weight)
+
+
+def is_transposed(operation: Operation) -> bool:
+    """Whether a convolution is transposed; kernels that can do nothing else just take an output_padding."""
+    return bool(operation.arguments.get("transposed", "output_padding" in operation.arguments))
 
 
 def matrix_macs(operation: Operation) -> int:
@@ -213,20 +286,10 @@ def vector_macs(operation: Operation) -> int:
     return need(operation, "mat", "self").elements
 
 
-def attention_macs(operation: Operation) -> int:
-    """Q K^T and P V over the full square: rows L, columns S, widths E and Ev, for each head of each sample."""
-    query, key, value = need(operation, "query"), need(operation, "key"), need(operation, "value")
-    scores = math.prod(out(operation).shape[:-1]) * key.shape[-2]  # the output's: heads and samples may broadcast
-    return scores * (query.shape[-1] + value.shape[-1])
-
-
-def attention_flops(operation: Operation) -> int:
-    """2 macs, one for the scale and 5 S - 2 a row for softmax; one for the mask, two for dropout, an element of it."""
-    rows, columns = math.prod(out(operation).shape[:-1]), need(operation, "key").shape[-2]
-    masked = operation.tensor("attn_mask") is not None or operation.tensor("attn_bias") is not None
-    dropped = bool(operation.arguments.get("dropout_p"))
-    extra = 1 + masked + 2 * dropped
-    return 2 * attention_macs(operation) + rows * columns * extra + rows * max(5 * columns - 2, 0)
+def sequence_convolution_macs(operation: Operation) -> int:
+    """Weight (kernel, in, out) over (time, sample, in): kernel in products an output."""
+    weight = need(operation, "weight")
+    return out(operation).elements * weight.shape[0] * weight.shape[1]
 
 
 def trilinear_macs(operation: Operation) -> int:
@@ -328,6 +391,69 @@ def norm_amounts(order: object) -> tuple[int, int]:
 def norm_flops(operation: Operation) -> int:
     amount, per_result = norm_amounts(operation.arguments.get("ord", operation.arguments.get("p")))
     return reduction(amount, per_result)(operation)
+
+
+def power_sum(operation: Operation) -> int:
+    """As a norm, without its root."""
+    amount, _ = norm_amounts(operation.arguments.get("ord"))
+    return reduction(amount, -1)(operation)
+
+
+def distance_of_tensors(operation: Operation) -> int:
+    """The difference, and its norm."""
+    amount, per_result = norm_amounts(operation.arguments.get("p"))
+    return max((amount + 1) * first(operation).elements + per_result, 0)
+
+
+def renormed(operation: Operation) -> int:
+    """Norm, comparison 1, eps and quotient 2, product n, for each part along `dim`."""
+    x, dim = first(operation), number(operation, "dim")
+    return _renormed(x.elements, x.shape[dim], operation.arguments.get("p"))
+
+
+def renormed_rows(operation: Operation) -> int:
+    """Norm, comparison 1, eps and quotient 2, product n, for each row that an index names."""
+    rows, width = need(operation, "indices").elements, first(operation).shape[-1]
+    return _renormed(rows * width, rows, operation.arguments.get("norm_type"))
+
+
+def _renormed(elements: int, parts: int, order: object) -> int:
+    amount, per_result = norm_amounts(order)
+    return (amount + 1) * elements + (per_result + 3) * parts if elements else 0
+
+
+def closeness(operation: Operation) -> int:
+    """|x - y| <= a + r |y|: 6 an element."""
+    return 6 * first(operation).elements if is_arithmetic(operation) else 0
+
+
+def counted(operation: Operation) -> int:
+    """A weight is added into its bin."""
+    weights = operation.tensor("weights")
+    return weights.elements if weights is not None else 0
+
+
+def binned(operation: Operation) -> int:
+    """Less the least, over the width, rounded down."""
+    return 3 * first(operation).elements if is_arithmetic(operation) else 0
+
+
+def histogram(operation: Operation) -> int:
+    """A bin for each coordinate: 3, or a binary search among given edges; weights 1, density 2 a bin."""
+    x, edges = first(operation), operation.tensors("bins") or tuple(filter(None, [operation.tensor("bins")]))
+    if edges:
+        points = x.elements // len(edges)
+        searched = points * sum(edge.elements.bit_length() for edge in edges)
+    else:
+        searched = binned(operation)
+    weights = operation.tensor("weight")
+    density = 2 * out(operation).elements * bool(operation.arguments.get("density"))
+    return searched + (weights.elements if weights is not None else 0) + density
+
+
+def gathered_statistics(operation: Operation) -> int:
+    """Two means and sums of squares into one: difference, shares 4, square, products and sums 4."""
+    return 10 * need(operation, "mean").elements
 
 
 def weight_norm_flops(operation: Operation) -> int:
@@ -475,12 +601,17 @@ def normalised(operation: Operation, elements: int, groups: int, statistics: int
     return elements * (statistics + 1 + affine) + groups * constant
 
 
+def in_training(operation: Operation) -> bool:
+    """Whether a batch norm takes the statistics of its input."""
+    return bool(operation.arguments.get("training", operation.name == "_batch_norm_with_update"))
+
+
 def batch_norm_flops(operation: Operation) -> int:
     """Eval: subtract, scale, weight, bias, and 2 a channel (eps, rsqrt). Training: as LayerNorm over each channel
     (7 n + 2), and 3 for each of two running statistics."""
     x = first(operation)
     channels = x.shape[1]
-    if not operation.arguments.get("training"):
+    if not in_training(operation):
         return normalised(operation, x.elements, channels, statistics=1, constant=2)
     running = 6 if operation.tensor("running_mean") is not None else 0
     return normalised(operation, x.elements, channels, statistics=4, constant=2 + running)
@@ -519,18 +650,23 @@ def adaptive_pooled(dimensions: int, additions_apart: int) -> Formula:
 
     def flops(operation: Operation) -> int:
         x, result = first(operation), out(operation)
-        sizes = zip(x.shape[-dimensions:], result.shape[-dimensions:], strict=True)
-        windows = math.prod(sum(-(-(i + 1) * n // m) - i * n // m for i in range(m)) for n, m in sizes)
+        windows = adaptive_windows(x.shape[-dimensions:], result.shape[-dimensions:])
         return math.prod(result.shape[:-dimensions]) * windows - result.elements * additions_apart
 
     return flops
+
+
+def adaptive_windows(sizes: tuple[int, ...], results: tuple[int, ...]) -> int:
+    """Return the elements of all windows from floor(i n / m) to ceil((i + 1) n / m) together."""
+    pairs = zip(sizes, results, strict=True)
+    return math.prod(sum(-(-(i + 1) * n // m) - i * n // m for i in range(m)) for n, m in pairs)
 
 
 def grid_sampled(dimensions: int) -> Formula:
     """Return the sum of 2^d (linear) or 4^d (cubic) weighted neighbours of each output element; nearest: none."""
 
     def flops(operation: Operation) -> int:
-        neighbours = (2**dimensions, 0, 4**dimensions)[number(operation, "interpolation_mode")]
+        neighbours = (2**dimensions, 0, 4**dimensions)[number(operation, "interpolation_mode", 0)]
         return out(operation).elements * max(2 * neighbours - 1, 0)
 
     return flops
