@@ -5,11 +5,12 @@ from __future__ import annotations
 from torchledger.errors import UserError, close_matches
 from torchledger.pricing.convention import Convention
 from torchledger.pricing.full import FULL
+from torchledger.pricing.fvcore import FVCORE
 from torchledger.pricing.torchstat import TORCHSTAT
 
-__all__ = ["CONVENTIONS", "FULL", "TORCHSTAT", "convention"]
+__all__ = ["CONVENTIONS", "FULL", "FVCORE", "TORCHSTAT", "convention"]
 
-CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention in (FULL, TORCHSTAT)}
+CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention in (FULL, TORCHSTAT, FVCORE)}
 
 
 def convention(name: str) -> Convention:
