@@ -6,14 +6,14 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
 
 from torchledger import analyze
 from torchledger.models import registry
-from torchledger.pricing import CONVENTIONS, FULL, TORCHSTAT, full, rules, torchstat
+from torchledger.pricing import CONVENTIONS, FULL, FVCORE, TORCHSTAT, full, fvcore, rules, torchstat
 from torchledger.report import catalog
 from torchledger.sources import networks
 
@@ -72,17 +72,42 @@ def conventions() -> str:
             lines += [f"| {listed(names)} | {' | '.join(texts)} |" for texts, names in groups.items()]
             lines += ["", f"Free: {listed(full.FREE_OPERATIONS)}."]
         if convention is TORCHSTAT:
-            lines += ["", "| operation | what it counts |", "| --- | --- |"]
-            formulas: dict[str, list[str]] = {}
-            for name, formula in torchstat.RULES.items():
-                formulas.setdefault((formula.__doc__ or "").rstrip("."), []).append(name)
-            lines += [f"| {listed(names)} | {text} |" for text, names in formulas.items()]
+            lines += formulas(torchstat.RULES)
             lines += [
                 "",
                 "In leaf modules, with the number of dimensions that torchstat knows; every other priced operation is",
                 "outside of it. Inputs and outputs are read and written once; all is for one sample, times the batch.",
             ]
+        if convention is FVCORE:
+            lines += formulas(fvcore.RULES)
+            lines += [
+                "",
+                "Every other priced operation is outside of it, as fvcore has no handle for it: activation functions,",
+                "sums, softmax, means, the other pools, RMSNorm, `baddbmm`, products with a vector, embeddings.",
+                "",
+                "fvcore counts the functions that a model calls, the ledger what they come down to. The totals differ",
+                "for a model that",
+                "",
+                "- calls `scaled_dot_product_attention`, which fvcore leaves out: here it is the two products that it",
+                "  stands for, as in a model that writes them out;",
+                "- calls `torch.mm`, `tensordot` or `linalg.multi_dot` by name: fvcore counts no activations of the",
+                "  first, and nothing of the others, which the ledger cannot tell from a linear layer's product;",
+                "- multiplies a matrix by a batch of them: fvcore counts one product, and not one for each;",
+                "- writes an outer product, or one of more than two factors, as an `einsum`: fvcore counts half",
+                "  a multiply-accumulate an element of the former, of the latter the last product's activations alone;",
+                "- takes `mean(x, (-1, -2), keepdim=True)`, which the ledger cannot tell from an adaptive pool to 1x1;",
+                "- has InstanceNorm with running statistics in eval mode: fvcore counts it at the rate of training.",
+            ]
     return "\n".join(lines) + "\n"
+
+
+def formulas(rules: Mapping[str, Callable[..., object]]) -> list[str]:
+    """Return a table of operations and the first line that a formula's docstring has on them."""
+    texts: dict[str, list[str]] = {}
+    for name, formula in rules.items():
+        texts.setdefault((formula.__doc__ or "").split("\n")[0].rstrip("."), []).append(name)
+    table = [f"| {listed(names)} | {text} |" for text, names in texts.items()]
+    return ["", "| operation | what it counts |", "| --- | --- |", *table]
 
 
 def figures() -> str:

@@ -24,6 +24,7 @@ from torchledger import Ledger
 from torchledger.cli import main
 from torchledger.models import build
 from torchledger.models.registry import REGISTRY
+from torchledger.pricing import CONVENTIONS
 
 
 @torch.library.custom_op("clitest::_values", mutates_args=())
@@ -304,6 +305,8 @@ def test_version_and_help(run: Run) -> None:
     options = ("--classes", "--arg", "--input", "--batch", "--mode", "--convention", "--by", "--depth", "--format")
     for option in (*options, "--output", "--width", "--measure", "--strict", "--debug"):
         assert option in done.out, option
+    words = done.out.replace(",", " ").replace(".", " ").split()
+    assert set(words) >= set(CONVENTIONS)
 
 
 def test_console_script_calls_main() -> None:

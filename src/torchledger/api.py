@@ -98,7 +98,8 @@ def stat(
     """Print the by-layer table of `model` under `convention` and return its ledger.
 
     Args:
-        convention: "full" (all arithmetic and bytes) or "torchstat" (torchstat's columns and arithmetic).
+        convention: "full" (all arithmetic and bytes), "torchstat" (torchstat's columns and arithmetic) or "fvcore" (the
+            GMACs and activation counts that timm publishes).
         measure: also run the model for real and show seconds and shares a row. Default: under "torchstat" only, for a
             model that has values and costs less than 20 GMACs.
 

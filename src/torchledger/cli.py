@@ -104,7 +104,7 @@ def stat(
         str | None, typer.Option("--model-dtype", metavar="DTYPE", help="Take the parameters as bfloat16, for example.")
     ] = None,
     convention: Annotated[
-        str, typer.Option("--convention", help="What is counted, and how: full or torchstat.")
+        str, typer.Option("--convention", help="What is counted, and how: full, torchstat or fvcore.")
     ] = "full",
     by: Annotated[View, typer.Option("--by", help="One row for each of these.")] = View.layer,
     depth: Annotated[

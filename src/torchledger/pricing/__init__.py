@@ -6,12 +6,14 @@ from torchledger.errors import UserError, close_matches
 from torchledger.pricing.convention import Convention
 from torchledger.pricing.custom import NO_RULES, Rules, checked_rules, register_rule, with_rules
 from torchledger.pricing.full import FULL
+from torchledger.pricing.fvcore import FVCORE
 from torchledger.pricing.rules import Rule
 from torchledger.pricing.torchstat import TORCHSTAT
 
 __all__ = [
     "CONVENTIONS",
     "FULL",
+    "FVCORE",
     "TORCHSTAT",
     "Convention",
     "Rule",
@@ -21,7 +23,7 @@ __all__ = [
     "register_rule",
 ]
 
-CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention in (FULL, TORCHSTAT)}
+CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention in (FULL, TORCHSTAT, FVCORE)}
 
 
 def convention(name: str, rules: Rules = NO_RULES) -> Convention:
