@@ -55,6 +55,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": 128},
     "ministral": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},
+    "aya_vision": {"vision_config.num_attention_heads": 16},  # 14 do not divide its 1152
     "bamba": {"num_hidden_layers": 2, "attn_layer_indices": [1]},
     "granitemoehybrid": {"num_hidden_layers": 2, "layer_types": ["mamba", "attention"]},
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
@@ -99,8 +100,8 @@ def _smaller(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield path + name, few
         elif _WIDTHS.fullmatch(name) and value > WIDTH:
             yield path + name, WIDTH
-        elif _EXPERTS.fullmatch(name) and value > EXPERTS:
-            yield path + name, EXPERTS
+        elif _EXPERTS.fullmatch(name) and value > (few := _few_experts(config)):
+            yield path + name, few
     for name in getattr(config, "sub_configs", {}):
         inner = getattr(config, name, None)
         if hasattr(inner, "sub_configs"):
@@ -123,6 +124,11 @@ def _few_layers(config: Any) -> int:
         [0],
     )
     return max(LAYERS, 1 + max(list(kinds_of_layers).index(kind) for kind in set(kinds_of_layers)))
+
+
+def _few_experts(config: Any) -> int:
+    """Return EXPERTS, or more where groups of experts are chosen by their two best."""
+    return max(EXPERTS, 2 * max((getattr(config, name, None) or 0) for name in ("n_group", "num_expert_group")))
 
 
 # ---- the proof

@@ -68,13 +68,12 @@ class Taken:
     @cached_property
     def tokens(self) -> int:
         """How long a text is: TOKENS, or what the model has positions for."""
-        text = self.part("text")
-        limit = self.number(text, "max_position_embeddings n_positions max_seq_len", TOKENS)
-        if limit <= 0:  # relative positions alone
-            return TOKENS
-        # RoBERTa and its kin begin to count after the padding token, and have that many positions fewer.
-        offset = (_first_number(getattr(text, "pad_token_id", None)) or 0) + 1
-        return min(TOKENS, limit - offset if 0 < offset < limit <= TOKENS + offset else limit)
+        limits = [self.number(self.part("text"), "max_position_embeddings n_positions max_seq_len", TOKENS)]
+        for name, module in self.model.named_modules():
+            # RoBERTa and its kin count on from the padding token, and have that many positions fewer.
+            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+                limits.append(module.num_embeddings - module.padding_idx - 1)
+        return min([TOKENS, *(limit for limit in limits if limit > 0)])  # 0 or less: relative positions alone
 
     @cached_property
     def token(self) -> int:
@@ -105,13 +104,22 @@ class Taken:
         return GRID * GRID, channels * depth * side * side
 
     @cached_property
-    def spectrogram(self) -> tuple[int, int]:
-        """Frames and bands of a spectrogram."""
+    def window(self) -> int | None:
+        """Frames of the fixed window of Whisper and its kin, whose positions come after a convolution of stride 2."""
         audio = self.part("audio")
+        positions = _first_number(getattr(audio, "max_source_positions", None))
+        return None if positions is None or hasattr(audio, "input_feat_per_channel") else 2 * positions
+
+    @cached_property
+    def frames(self) -> int:
+        """Frames of a spectrogram."""
+        return self.window or FRAMES
+
+    @cached_property
+    def bands(self) -> int:
+        """Bands of a spectrogram."""
         names = "num_mel_bins input_feat_per_channel feature_projection_input_dim n_mels feature_size input_feat_size"
-        # A convolution of stride 2 comes before Whisper's positions.
-        window = self.number(audio, "max_source_positions", 0)
-        return 2 * window if window else FRAMES, self.number(audio, names, 80)
+        return self.number(self.part("audio"), names, 80)
 
 
 # Where the parts of a model that joins several have their configs.
@@ -234,6 +242,7 @@ COMPANIONS: tuple[tuple[str, Callable[[Taken], bool]], ...] = (
     ("past_observed_mask", lambda t: "past_time_features" in t.names),
     ("future_values", lambda t: "past_time_features" in t.names),
     ("future_time_features", lambda t: "past_time_features" in t.names),
+    ("input_features_mask", lambda t: "input_features" in _main(t)),
     ("pixel_attention_mask", lambda t: "spatial_shapes" in t.names and _sees_apart(t)),
     ("spatial_shapes", _sees_apart),
 )
@@ -278,14 +287,12 @@ def _grids(taken: Taken) -> torch.Tensor:
 
 
 def _features(taken: Taken) -> torch.Tensor:
-    """Return a spectrogram: bands first where the model has positions for a window of fixed length (Whisper)."""
-    frames, bands = taken.spectrogram
-    audio = taken.part("audio")
-    if getattr(audio, "max_source_positions", None) and not hasattr(audio, "input_feat_per_channel"):
-        return taken.floats(bands, frames)
-    if hasattr(audio, "spec_size"):  # CLAP: a picture of the spectrogram
-        return taken.floats(1, 1024, bands)
-    return taken.floats(min(frames, FRAMES), bands)
+    """Return a spectrogram, its frames after the bands where they fill a window, and before them where they vary."""
+    if taken.window is not None:
+        return taken.floats(taken.bands, taken.window)
+    if hasattr(taken.part("audio"), "spec_size"):  # CLAP: a picture of the spectrogram
+        return taken.floats(1, 1024, taken.bands)
+    return taken.floats(taken.frames, taken.bands)
 
 
 def _sound(taken: Taken) -> torch.Tensor:
@@ -341,7 +348,7 @@ MAKERS: dict[str, Callable[[Taken], Any]] = {
     "grid_thw": _grids,
     "flattened_patches": _flattened_patches,
     "input_features": _features,
-    "input_features_mask": lambda t: t.whole(min(t.spectrogram[0], FRAMES), value=1),
+    "input_features_mask": lambda t: t.whole(t.frames, value=1),
     "input_values": _sound,
     "inputs": lambda t: t.floats(FRAMES, t.number(t.config, "d_model", 768)),  # Perceiver: anything, once embedded
     "visual_feats": lambda t: t.floats(REGIONS, t.number(t.config, "visual_feat_dim", 2048)),
@@ -358,6 +365,6 @@ MAKERS: dict[str, Callable[[Taken], Any]] = {
     "freq": lambda t: t.whole(1),
     "future_values": lambda t: _series(t, _future(t)),
     "future_time_features": lambda t: _time_features(t, _future(t)),
-    "audio_mel": lambda t: t.floats(FRAMES, t.spectrogram[1]),
+    "audio_mel": lambda t: t.floats(FRAMES, t.bands),
     "audio_mel_mask": lambda t: t.whole(FRAMES).to(torch.bool),  # True where nothing is
 }
