@@ -129,6 +129,11 @@ def _training(training: bool, loss: LossLike, optimizer: OptimizerLike) -> Train
     return None
 
 
+def floating_dtype(model: nn.Module) -> torch.dtype:
+    """Return the dtype of the model's first floating-point parameter: that of inputs which are given as sizes."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+
 def open_ledger(
     model: nn.Module,
     inputs: Sequence[Any],
@@ -161,7 +166,7 @@ def open_ledger(
     asked = measure == "yes"
     if asked and cast is not None:
         raise UserError("a measured run takes the model as it is: leave model_dtype out, or convert the model first")
-    default = cast or next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    default = cast or floating_dtype(model)
     args, keywords = example_inputs(inputs, kwargs, batch, input_dtype, default)
     if asked:
         check_measurable(model)

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,14 +77,18 @@ def stat(
         typer.Argument(
             metavar="SOURCE",
             help="resnet50 or another network of `torchledger models`; path/to/file.py:Net or "
-            "package.module:callable (that code is run); or a saved ledger, net.json.",
+            "package.module:callable (that code is run); torchvision:resnet50, timm:vit_base_patch16_224, hf:llama or "
+            "hf:path/to/config.json; net.pt2 of torch.export; or a saved ledger, net.json.",
         ),
     ],
     classes: Annotated[
         int | None, typer.Option("--classes", min=1, help="Number of classes: --arg num_classes=N.")
     ] = None,
     arg: Annotated[
-        list[str] | None, typer.Option("--arg", metavar="NAME=VALUE", help="Argument of the class or function. Repeat.")
+        list[str] | None,
+        typer.Option(
+            "--arg", metavar="NAME=VALUE", help="Argument of the class or function, or field of hf:'s config. Repeat."
+        ),
     ] = None,
     weights: Annotated[
         str | None,
@@ -95,7 +99,8 @@ def stat(
         typer.Option(
             "--input",
             metavar="[NAME=]SIZE[:DTYPE]",
-            help="Size of one sample, such as 3x224x224 or ids=128:int64. Repeat for several inputs.",
+            help="Size of one sample, such as 3x224x224 or ids=128:int64. Repeat for several inputs.  "
+            "[default: the source's own inputs]",
         ),
     ] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Samples in an input.  [default: 1]")] = None,
@@ -213,24 +218,28 @@ def _captured(
     """Build the model, on meta unless it is measured, and capture it; a failing forward comes with its ledger."""
     from torchledger import sources
 
-    sizes, keywords, dtypes = _parse_inputs(inputs)
+    sizes, sizes_by_name, dtypes = _parse_inputs(inputs)
+    positional: Sequence[Any] = sizes
+    keywords: Mapping[str, Any] = sizes_by_name
     built = sources.build(named, arguments, device=None if measure else "meta", weights=weights)
     if weights is not None and (said := sources.expected_images(named)):
         typer.echo(f"{named.name} is made for the weights of {said}", err=True)
-    if not sizes and not keywords:
-        if built.input_size is None:
-            raise UserError(
-                f"{named.name!r} does not say the size of its input: add --input, such as --input 3x224x224"
-            )
-        sizes = [built.input_size]
     from torchledger import api
-    from torchledger.inputs import as_dtype
+    from torchledger.inputs import as_dtype, check_batch
 
     chosen = {key: as_dtype(dtype, f"the dtype of --input {key}") for key, dtype in dtypes.items()}
     cast = None if model_dtype is None else as_dtype(model_dtype, "--model-dtype")
+    if not inputs:
+        if built.example is None:
+            raise UserError(
+                f"{named.name!r} does not say the size of its input: add --input, such as --input 3x224x224"
+            )
+        check_batch(batch)
+        example = built.example(batch, cast or api.floating_dtype(built.model))
+        positional, keywords = example.args, example.kwargs
     with sources.importable(named):
         return api.open_ledger(
-            built.model, sizes, keywords, batch, mode.value, chosen, cast, "yes" if measure else "no"
+            built.model, positional, keywords, batch, mode.value, chosen, cast, "yes" if measure else "no"
         )
 
 

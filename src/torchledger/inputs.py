@@ -31,6 +31,12 @@ def as_dtype(value: DtypeLike, name: str) -> torch.dtype:
     )
 
 
+def check_batch(batch: object) -> None:
+    """Raise UserError for a batch that is no whole number from 1."""
+    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+        raise UserError(f"batch is {batch!r}, expected a whole number from 1")
+
+
 def example_inputs(
     inputs: Sequence[object],
     kwargs: Mapping[str, object] | None,
@@ -42,8 +48,7 @@ def example_inputs(
 
     Raise UserError for a size that is not one, a batch below 1, or a call as torchstat's `stat(model, size, 1)`.
     """
-    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-        raise UserError(f"batch is {batch!r}, expected a whole number from 1")
+    check_batch(batch)
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise UserError(f"kwargs is {kwargs!r}, expected the keyword inputs by name, as in kwargs={{'mask': (128,)}}")
     keyword = dict(kwargs or {})
