@@ -73,7 +73,7 @@ def analyze(
     >>> ledger.totals(phase="backward")["macs"]  # of the weight's gradient; the input asks for none
     24
     """
-    step = _training(training, loss, optimizer)
+    step = checked_step(training, loss, optimizer)
     ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, "no", rules, step)
     if error is not None:
         raise error
@@ -108,9 +108,7 @@ def stat(
     """
     chosen = pricing.convention(convention)
     unasked: Measure = "if cheap" if measure is None and chosen.name == "torchstat" else "no"
-    step = _training(training, loss, optimizer)
-    if step is not None and measure:
-        raise UserError("a training step is not measured: leave measure or training out")
+    step = checked_step(training, loss, optimizer, bool(measure))
     wanted: Measure = "yes" if measure else "no" if step is not None else unasked
     ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, wanted, rules, step)
     if error is None or ledger.totals()["operations"]:  # a forward that refuses its input has nothing to show
@@ -120,12 +118,15 @@ def stat(
     return ledger
 
 
-def _training(training: bool, loss: LossLike, optimizer: OptimizerLike) -> Training | None:
+def checked_step(training: bool, loss: LossLike, optimizer: OptimizerLike, measure: bool = False) -> Training | None:
+    """Return the training step that was asked for, or None. Raise UserError for what does not go together."""
     if training:
+        if measure:
+            raise UserError("a training step is not measured: leave measure or training out")
         return training_step(loss, optimizer)
-    if loss is not None or optimizer is not None:
-        given = "loss" if loss is not None else "optimizer"
-        raise UserError(f"{given} was given without training=True: add it, or leave {given} out")
+    for name, given in (("loss", loss), ("optimizer", optimizer)):
+        if given is not None:
+            raise UserError(f"{name} was given without training: ask for training too, or leave {name} out")
     return None
 
 

@@ -75,6 +75,7 @@ NAMES: dict[str, str] = {
     "native_group_norm": "group_norm",
     "_fused_rms_norm": "rms_norm",
     "native_dropout": "dropout",
+    "native_dropout_backward": "dropout_backward",
     "_fused_dropout": "dropout",
     "_softmax": "softmax",
     "_safe_softmax": "softmax",

@@ -48,6 +48,14 @@ class ModeName(StrEnum):
     as_is = "as_is"
 
 
+class PhaseName(StrEnum):
+    """Part of a training step."""
+
+    forward = "forward"
+    backward = "backward"
+    optimizer = "optimizer"
+
+
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -108,6 +116,23 @@ def stat(
     model_dtype: Annotated[
         str | None, typer.Option("--model-dtype", metavar="DTYPE", help="Take the parameters as bfloat16, for example.")
     ] = None,
+    training: Annotated[
+        bool | None,
+        typer.Option("--training", help="A whole training step: forward, loss, backward, optimizer.  [default: no]"),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            "--loss", help="With --training: cross_entropy, mse, ...  [default: the output's own, or its sum]"
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option("--optimizer", help="With --training: sgd, momentum, adam, adamw, ...  [default: none]"),
+    ] = None,
+    phase: Annotated[
+        PhaseName | None, typer.Option("--phase", help="This part of a training step alone.  [default: all]")
+    ] = None,
     convention: Annotated[
         str, typer.Option("--convention", help="What is counted, and how: full, torchstat or fvcore.")
     ] = "full",
@@ -149,7 +174,8 @@ def stat(
     if named.kind == "ledger":
         given = {
             "--classes": classes, "--arg": arg, "--weights": weights, "--input": input, "--batch": batch,
-            "--mode": mode, "--model-dtype": model_dtype, "--measure": measure,
+            "--mode": mode, "--model-dtype": model_dtype, "--measure": measure, "--training": training,
+            "--loss": loss, "--optimizer": optimizer,
         }  # fmt: skip
         if asked := [name for name, value in given.items() if value not in (None, [])]:
             raise UserError(f"{source!r} is a saved ledger, a run that is over: {', '.join(asked)} cannot change it")
@@ -164,13 +190,15 @@ def stat(
             model_dtype,
             bool(measure),
             weights,
+            (bool(training), loss, optimizer),
         )
+    part = None if phase is None else phase.value
     if by is View.layer:
-        table = ledger.by_layer(convention)
+        table = ledger.by_layer(convention, part)
     elif by is View.operation:
-        table = ledger.by_operation(convention)
+        table = ledger.by_operation(convention, part)
     else:
-        table = ledger.by_module(1 if depth is None else depth, convention)
+        table = ledger.by_module(1 if depth is None else depth, convention, part)
     if failure is not None and output is not None:
         format, output = Format.text, None  # a file is written whole or not at all: the table so far is shown instead
     if failure is None or ledger.totals()["operations"]:  # a forward that refuses its input has nothing to show
@@ -214,6 +242,7 @@ def _captured(
     model_dtype: str | None,
     measure: bool,
     weights: str | None,
+    training: tuple[bool, str | None, str | None],
 ) -> tuple[Ledger, Exception | None]:
     """Build the model, on meta unless it is measured, and capture it; a failing forward comes with its ledger."""
     from torchledger import sources
@@ -227,6 +256,8 @@ def _captured(
     from torchledger import api
     from torchledger.inputs import as_dtype, check_batch
 
+    step = api.checked_step(*training, measure)
+
     chosen = {key: as_dtype(dtype, f"the dtype of --input {key}") for key, dtype in dtypes.items()}
     cast = None if model_dtype is None else as_dtype(model_dtype, "--model-dtype")
     if not inputs:
@@ -239,7 +270,15 @@ def _captured(
         positional, keywords = example.args, example.kwargs
     with sources.importable(named):
         return api.open_ledger(
-            built.model, positional, keywords, batch, mode.value, chosen, cast, "yes" if measure else "no"
+            built.model,
+            positional,
+            keywords,
+            batch,
+            mode.value,
+            chosen,
+            cast,
+            "yes" if measure else "no",
+            training=step,
         )
 
 

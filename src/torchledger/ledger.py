@@ -77,23 +77,21 @@ class Ledger:
         `phase`: only the operations of "forward", "backward" or "optimizer". A sum that unknown operations are missing
         from is an `AtLeast`, an int that prints as `>=n`.
         """
-        if phase is not None and phase not in PHASES:
-            raise UserError(f"phase is {phase!r}; the phases are {', '.join(PHASES)}")
-        return views.totals(self.record, self._convention(convention), phase)
+        return views.totals(self.record, self._convention(convention), _checked(phase))
 
-    def by_layer(self, convention: str = "full") -> Table:
-        """Return one row a leaf module, and one for each operation that ran outside of one."""
-        return _table(views.by_layer(self.record, self._convention(convention)))
+    def by_layer(self, convention: str = "full", phase: str | None = None) -> Table:
+        """Return one row a leaf module, and one for each operation that ran outside of one; `phase` as in `totals`."""
+        return _table(views.by_layer(self.record, self._convention(convention), _checked(phase)))
 
-    def by_operation(self, convention: str = "full") -> Table:
+    def by_operation(self, convention: str = "full", phase: str | None = None) -> Table:
         """Return one row a kind of operation, heaviest first."""
-        return _table(views.by_operation(self.record, self._convention(convention)))
+        return _table(views.by_operation(self.record, self._convention(convention), _checked(phase)))
 
-    def by_module(self, depth: int = 1, convention: str = "full") -> Table:
+    def by_module(self, depth: int = 1, convention: str = "full", phase: str | None = None) -> Table:
         """Return one row a module of the tree down to `depth` (0: the whole model), with all that ran below it."""
         if not isinstance(depth, int) or isinstance(depth, bool) or depth < 0:
             raise UserError(f"depth is {depth!r}, expected a whole number from 0")
-        return _table(views.by_module(self.record, self._convention(convention), depth))
+        return _table(views.by_module(self.record, self._convention(convention), depth, _checked(phase)))
 
     def _convention(self, name: str) -> pricing.Convention:
         return pricing.convention(name, self._rules)
@@ -182,6 +180,12 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _checked(phase: str | None) -> str | None:
+    if phase is not None and phase not in PHASES:
+        raise UserError(f"phase is {phase!r}; the phases are {', '.join(PHASES)}")
+    return phase
 
 
 def _table(table: views.Table) -> Table:

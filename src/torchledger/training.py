@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class Training:
     """A training step: its loss, and how the optimizer is made of the parameters (None: no optimizer step)."""
 
     loss: Loss | None
-    optimizer: Callable[[Mapping[int, torch.Tensor], list[torch.Tensor]], torch.optim.Optimizer] | None
+    optimizer: Callable[[Mapping[int, torch.Tensor], Sequence[torch.Tensor]], torch.optim.Optimizer] | None
     optimizer_name: str
 
     @property
@@ -140,7 +140,7 @@ def _name(value: object) -> str:
 
 def _optimizer(
     optimizer: OptimizerLike,
-) -> tuple[Callable[[Mapping[int, torch.Tensor], list[torch.Tensor]], torch.optim.Optimizer] | None, str]:
+) -> tuple[Callable[[Mapping[int, torch.Tensor], Sequence[torch.Tensor]], torch.optim.Optimizer] | None, str]:
     """Return what makes the optimizer of twins (by id of the parameter, and all that train), and its name."""
     if optimizer is None:
         return None, ""
@@ -158,14 +158,14 @@ def _optimizer(
     else:
         raise UserError(f"optimizer is {optimizer!r}; write a name such as 'adamw', or a class of torch.optim")
 
-    def made(_: Mapping[int, torch.Tensor], parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+    def made(_: Mapping[int, torch.Tensor], parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
         return make(parameters)
 
     return made, name
 
 
 def _again(
-    optimizer: torch.optim.Optimizer, twins: Mapping[int, torch.Tensor], parameters: list[torch.Tensor]
+    optimizer: torch.optim.Optimizer, twins: Mapping[int, torch.Tensor], parameters: Sequence[torch.Tensor]
 ) -> torch.optim.Optimizer:
     """Make an optimizer like the user's, with its groups and settings, for the parameters' twins."""
     groups = []
@@ -197,8 +197,7 @@ def compared(output: Any) -> tuple[torch.Tensor, str | None]:
     logits = getattr(output, "logits", None)
     if isinstance(logits, torch.Tensor):
         return logits, None
-    found: Iterable[torch.Tensor] = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
-    first, *others = [*found] or [None]
-    if first is None:
+    found = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
+    if not found:
         raise UserError("forward returns no floating-point tensor; give loss=, a function of its output")
-    return first, FIRST if others else None
+    return found[0], FIRST if len(found) > 1 else None

@@ -96,6 +96,9 @@ class _Row:
         return {"operations": sum(self.states.values())} | counted
 
 
+Prices = list[Price | None]  # of each entry; None: it is of another phase than the one asked for
+
+
 def prices(record: Record, convention: Convention) -> list[Price]:
     """Price each distinct operation once, in the order of `record.operations`."""
     return [_price(operation, convention) for operation in record.operations]
@@ -111,16 +114,15 @@ def _price(operation: Operation, convention: Convention) -> Price:
 
 
 def totals(
-    record: Record, convention: Convention, phase: str | None = None, priced: list[Price] | None = None
+    record: Record, convention: Convention, phase: str | None = None, priced: Prices | None = None
 ) -> dict[str, Cell]:
     """Return the sums of the whole ledger: parameters, the convention's quantities, operations by state.
 
     `priced`: what `prices_of_entries` gave, where it is at hand.
     """
     row = _Row("", "")
-    priced = prices_of_entries(record, convention) if priced is None else priced
-    entries = zip(priced, record.entries, strict=True)
-    chosen = priced if phase is None else [price for price, entry in entries if entry.phase == phase]
+    priced = prices_of_entries(record, convention, phase) if priced is None else priced
+    chosen = [price for price in priced if price is not None]
     distinct = {id(price): price for price in chosen}
     for key, times in Counter(map(id, chosen)).items():
         row.add(distinct[key], times)
@@ -141,17 +143,40 @@ def totals(
     return result | row.counts()
 
 
-def prices_of_entries(record: Record, convention: Convention) -> list[Price]:
-    """Return each entry's price; one that the convention leaves out for standing outside a leaf is excluded."""
+def prices_of_entries(record: Record, convention: Convention, phase: str | None = None) -> Prices:
+    """Return each entry's price, None for one of another phase than `phase`.
+
+    What the convention leaves out for standing outside a leaf, or after the forward, is excluded. Only a forward makes
+    activations.
+    """
     table = prices(record, convention)
-    if not convention.leaves_only:
-        return [table[entry.operation] for entry in record.entries]
-    leaf = [record.modules[call.module].leaf for call in record.calls]
-    priced = ((table[entry.operation], leaf[entry.call]) for entry in record.entries)
-    return [price if inside or price.state is State.FREE else EXCLUDED for price, inside in priced]
+    found: Prices = [table[entry.operation] for entry in record.entries]
+    if convention.leaves_only:
+        leaf = [record.modules[call.module].leaf for call in record.calls]
+        entries = zip(found, record.entries, strict=True)
+        found = [p if leaf[entry.call] or p is None or p.state is State.FREE else EXCLUDED for p, entry in entries]
+    if record.step is not None:
+        later = [_later(price, convention) for price in table]
+        for place, entry in enumerate(record.entries):
+            if phase is not None and entry.phase != phase:
+                found[place] = None
+            elif entry.phase != "forward":
+                found[place] = later[entry.operation]
+    elif phase not in (None, "forward"):
+        found = [None] * len(found)
+    return found
 
 
-def _layer_rows(record: Record, convention: Convention, priced: list[Price]) -> list[_Row]:
+def _later(price: Price, convention: Convention) -> Price:
+    """Return the price of an operation of the backward or the optimizer."""
+    if convention.forward_only:
+        return price if price.state is State.FREE else EXCLUDED
+    if "activation_bytes" not in price.amounts:
+        return price
+    return Price(price.state, {**price.amounts, "activation_bytes": 0})
+
+
+def _layer_rows(record: Record, convention: Convention, priced: Prices) -> list[_Row]:
     """Return rows in order of first execution (modules that did not run last), or of registration."""
     owned: Counter[str] = Counter()
     shared: dict[str, str] = {}
@@ -181,6 +206,8 @@ def _layer_rows(record: Record, convention: Convention, priced: list[Price]) -> 
                 row.of_calls[quantity.name] += formula(call)
     entries = zip(priced, record.row_keys(), record.entries, strict=True)
     for number, (price, key, entry) in enumerate(entries):
+        if price is None:
+            continue
         row = rows.get(key)
         if row is None:
             operation = record.operations[entry.operation]
@@ -226,9 +253,9 @@ def _shapes(shapes: tuple[Shape, ...], skip_batch: bool) -> str:
     return ", ".join("x".join(map(str, shape)) or "scalar" for shape in shapes)
 
 
-def by_layer(record: Record, convention: Convention) -> Table:
+def by_layer(record: Record, convention: Convention, phase: str | None = None) -> Table:
     """Return one row a leaf module and one for each operation that ran outside of one."""
-    priced = prices_of_entries(record, convention)
+    priced = prices_of_entries(record, convention, phase)
     rows = _layer_rows(record, convention, priced)
     columns = [Column("module", "module", text=True, weight=100)]
     if not convention.leaves_only:
@@ -239,14 +266,16 @@ def by_layer(record: Record, convention: Convention) -> Table:
         Column("output_shape", "output shape", text=True, weight=70),
         Column("params", "params", weight=90),
     ]
-    return _table(record, convention, priced, "by layer", rows, columns)
+    return _table(record, convention, priced, "by layer", rows, columns, phase)
 
 
-def by_operation(record: Record, convention: Convention) -> Table:
+def by_operation(record: Record, convention: Convention, phase: str | None = None) -> Table:
     """Return one row a kind of operation, heaviest first."""
     rows: dict[str, _Row] = {}
-    priced = prices_of_entries(record, convention)
+    priced = prices_of_entries(record, convention, phase)
     for price, entry in zip(priced, record.entries, strict=True):
+        if price is None:
+            continue
         name = record.operations[entry.operation].name
         row = rows.setdefault(name, _Row("", name, is_module=False))
         row.calls += 1
@@ -254,14 +283,14 @@ def by_operation(record: Record, convention: Convention) -> Table:
     weight = [quantity.name for quantity in convention.quantities]
     ordered = sorted(rows.values(), key=lambda row: [-row.amounts[name] for name in weight])
     columns = [Column("operation", "operation", text=True, weight=100), Column("calls", "calls", weight=50)]
-    return _table(record, convention, priced, "by operation", ordered, columns)
+    return _table(record, convention, priced, "by operation", ordered, columns, phase)
 
 
-def by_module(record: Record, convention: Convention, depth: int = 1) -> Table:
+def by_module(record: Record, convention: Convention, depth: int = 1, phase: str | None = None) -> Table:
     """Return one row a module down to `depth` (0: the whole model), holding all below it; rows do not overlap."""
     kinds = {module.path: module.kind for module in record.modules}
     rows: dict[str, _Row] = {}
-    priced = prices_of_entries(record, convention)
+    priced = prices_of_entries(record, convention, phase)
     for layer in _layer_rows(record, convention, priced):
         path = ".".join(layer.module.split(".")[:depth]) if depth else ""
         row = rows.setdefault(path, _Row(path, kinds.get(path, "")))
@@ -271,11 +300,17 @@ def by_module(record: Record, convention: Convention, depth: int = 1) -> Table:
         Column("kind", "kind", text=True, weight=60),
         Column("params", "params", weight=90),
     ]
-    return _table(record, convention, priced, f"by module to depth {depth}", list(rows.values()), columns)
+    return _table(record, convention, priced, f"by module to depth {depth}", list(rows.values()), columns, phase)
 
 
 def _table(
-    record: Record, convention: Convention, priced: list[Price], view: str, rows: list[_Row], columns: list[Column]
+    record: Record,
+    convention: Convention,
+    priced: Prices,
+    view: str,
+    rows: list[_Row],
+    columns: list[Column],
+    phase: str | None,
 ) -> Table:
     by_kind = columns[0].name == "operation"
     of_calls = () if by_kind else tuple(convention.of_calls)
@@ -283,6 +318,9 @@ def _table(
     columns = columns + [Column(q.name, q.title, q.unit, weight=30) for q in of_calls]
     columns += [Column(q.name, q.title, q.unit, weight=weights[q.name]) for q in convention.quantities]
     measured = record.measurement is not None and not by_kind
+    run = record.step or f"{record.mode} mode"
+    if phase is not None:
+        run = f"{phase} of the {run}" if record.step else f"{run}, {phase}"
     if measured:
         columns += [
             Column("seconds_measured", "seconds", "s", weight=65),
@@ -313,7 +351,7 @@ def _table(
         values |= row.counts()
         cells.append({column.name: values[column.name] for column in columns})
     total = totals(record, convention, priced=priced)
-    remarks = notes(record, convention, total, priced)
+    remarks = notes(record, convention, total, priced, by_phase=phase is None)
     # `calls` has no total: rows of free operations, which text leaves out, would be in it.
     total |= {
         "seconds_measured": all_seconds,
@@ -325,7 +363,7 @@ def _table(
         if not row.is_module and row.states[State.FREE] == sum(row.states.values()) and row.states[State.FREE]
     )
     return Table(
-        title=f"{record.model}, {view}, convention {convention.name}, {record.mode} mode, batch {record.batch}",
+        title=f"{record.model}, {view}, convention {convention.name}, {run}, batch {record.batch}",
         convention=convention.name,
         columns=tuple(columns),
         rows=cells,
@@ -337,12 +375,16 @@ def _table(
     )
 
 
-def notes(record: Record, convention: Convention, total: dict[str, Cell], priced: list[Price]) -> list[str]:
-    """Return the coverage line, unknown operations by name, assumptions, the convention's remarks."""
+def notes(
+    record: Record, convention: Convention, total: dict[str, Cell], priced: Prices, by_phase: bool = True
+) -> list[str]:
+    """Return the coverage line, sums by phase, unknown operations by name, assumptions, the convention's remarks."""
     line = f"operations: {total['priced']} priced, {total['free']} free, {total['unknown']} unknown"
     if total["excluded"]:
         line += f", {total['excluded']} outside convention {convention.name}"
     lines = [line]
+    if record.step is not None and by_phase and not convention.forward_only:
+        lines.append(_phases(record, convention, priced))
     if total["unknown"]:
         missing = _unknown(record, priced)
         lines.append("unknown: " + ", ".join(f"{name} ({calls})" for name, calls in missing.items()))
@@ -357,11 +399,23 @@ def notes(record: Record, convention: Convention, total: dict[str, Cell], priced
     return lines
 
 
+def _phases(record: Record, convention: Convention, priced: Prices) -> str:
+    """Return the first two quantities of each phase in one line."""
+    sums: dict[str, Counter[str]] = {}
+    for price, entry in zip(priced, record.entries, strict=True):
+        if price is not None:
+            sums.setdefault(entry.phase, Counter()).update(price.amounts)
+    shown = convention.quantities[:2]
+    parts = (f"{phase} {', '.join(f'{found[q.name]:,} {q.title}' for q in shown)}" for phase, found in sums.items())
+    return f"by phase: {'; '.join(parts)}"
+
+
 def unknown(record: Record, convention: Convention) -> dict[str, int]:
     """Return {operation: calls} for the operations that have no rule, most frequent first."""
     return _unknown(record, prices_of_entries(record, convention))
 
 
-def _unknown(record: Record, priced: list[Price]) -> dict[str, int]:
-    missing = (entry for entry, price in zip(record.entries, priced, strict=True) if price.state is State.UNKNOWN)
+def _unknown(record: Record, priced: Prices) -> dict[str, int]:
+    entries = zip(record.entries, priced, strict=True)
+    missing = (entry for entry, price in entries if price is not None and price.state is State.UNKNOWN)
     return dict(Counter(record.operations[entry.operation].name for entry in missing).most_common())

@@ -225,8 +225,8 @@ def _table() -> dict[str, r.Rule]:
     table["glu_backward"] = r.gradient(
         "5 an element of the gradient, s the sigmoid: s; g s; times a, 1 - s, their product", per_gradient(5)
     )
-    table["native_dropout_backward"] = r.gradient("2 an element: mask and scale", per_gradient(2))
-    table["_masked_scale"] = table["native_dropout_backward"]
+    for name in ("dropout_backward", "feature_dropout_backward", "_masked_scale"):
+        table[name] = r.gradient("2 an element: mask and scale", per_gradient(2))
     text = "4 n - 1 a row: y (g - sum(g y)): product n, sum n - 1, subtract n, product n"
     table["_softmax_backward_data"] = r.gradient(text, softmax)
     table["_masked_softmax_backward"] = r.gradient(text, softmax)

@@ -47,7 +47,8 @@ class Convention:
 
     `quantities`: what `price` gives, in order. `of_calls`: quantities of a row that follow from the calls of its
     module rather than from operations. `leaves_only`: operations outside leaf modules are excluded, rows stand in
-    registration order. `exact`: amounts print in full, as the tool it follows prints them.
+    registration order. `forward_only`: backward and optimizer are excluded. `exact`: amounts print in full, as the
+    tool it follows prints them.
     """
 
     name: str
@@ -57,4 +58,5 @@ class Convention:
     of_calls: Mapping[Quantity, Callable[[ModuleCall], float]]
     leaves_only: bool = False
     exact: bool = False
+    forward_only: bool = False
     notes: tuple[str, ...] = ()

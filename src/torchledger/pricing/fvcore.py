@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from torchledger.pricing import rules as r
+from torchledger.pricing.attention import forward_macs, square
 from torchledger.pricing.convention import EXCLUDED, FREE, UNKNOWN, Convention, Price, Quantity, State
 from torchledger.pricing.full import price as full_price
 from torchledger.record import Operation
@@ -32,7 +33,7 @@ def _attention(operation: Operation) -> Amounts:
     """Unfused: Q K^T and P V over the full square; activations: the scores and the output."""
     rows, columns = r.out(operation), r.need(operation, "key").shape[-2]
     scores = rows.elements // rows.shape[-1] * columns if rows.shape[-1] else 0
-    return {"macs": r.attention_macs(operation), "activations": scores + rows.elements}
+    return {"macs": forward_macs(square)(operation), "activations": scores + rows.elements}
 
 
 def _norm(operation: Operation) -> Amounts:
@@ -110,5 +111,6 @@ FVCORE = Convention(
         Quantity("activations", "activations", "", "elements that contractions put out"),
     ),
     price=price,
+    forward_only=True,
     of_calls={},
 )

@@ -193,6 +193,7 @@ TORCHSTAT = Convention(
         Quantity("mem_rw_b", "MemR+W(B)", "B", "MemRead + MemWrite"),
     ),
     price=price,
+    forward_only=True,
     of_calls={Quantity("memory_mb", "memory(MB)", "MiB", "output, 4 bytes an element"): _output_mebibytes},
     leaves_only=True,
     exact=True,
