@@ -9,7 +9,7 @@ import sys
 import torchledger
 from torchledger import Ledger, Table, analyze, stat
 
-MODEL_ARGUMENTS = ["kwargs", "batch", "mode", "input_dtype", "model_dtype", "rules"]
+MODEL_ARGUMENTS = ["kwargs", "batch", "mode", "input_dtype", "model_dtype", "training", "loss", "optimizer", "rules"]
 
 
 def test_names() -> None:

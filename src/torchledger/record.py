@@ -367,7 +367,7 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
         ),
         error=_optional(str, data["error"]),
         failed_call=_optional(int, data["failed_call"]),
-        step=_optional(str, data.get("step")),
+        step=_optional(str, data["step"]) if data["schema"] > 1 else None,
     )
 
 

@@ -155,15 +155,14 @@ def prices_of_entries(record: Record, convention: Convention, phase: str | None 
         leaf = [record.modules[call.module].leaf for call in record.calls]
         entries = zip(found, record.entries, strict=True)
         found = [p if leaf[entry.call] or p is None or p.state is State.FREE else EXCLUDED for p, entry in entries]
-    if record.step is not None:
-        later = [_later(price, convention) for price in table]
-        for place, entry in enumerate(record.entries):
-            if phase is not None and entry.phase != phase:
-                found[place] = None
-            elif entry.phase != "forward":
-                found[place] = later[entry.operation]
-    elif phase not in (None, "forward"):
-        found = [None] * len(found)
+    if record.step is None and phase is None:
+        return found
+    later = [_later(price, convention) for price in table]
+    for place, entry in enumerate(record.entries):
+        if phase is not None and entry.phase != phase:
+            found[place] = None
+        elif entry.phase != "forward":
+            found[place] = later[entry.operation]
     return found
 
 

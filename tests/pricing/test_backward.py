@@ -579,7 +579,7 @@ def test_dropout() -> None:
 
     x, mask = TensorInfo((3, 4), (4, 1), "float32"), TensorInfo((3, 4), (4, 1), "bool")
     arguments = {"grad_output": TensorRef(0), "mask": TensorRef(1), "scale": 2.0}
-    amounts = price(Operation("native_dropout_backward", arguments, (x, mask), (OutputInfo(x),))).amounts
+    amounts = price(Operation("dropout_backward", arguments, (x, mask), (OutputInfo(x),))).amounts
     assert (amounts["flops"], amounts["bytes_read"], amounts["activation_bytes"]) == (2 * 12, 5 * 12, 0)
 
 

@@ -46,7 +46,10 @@ def schemas(name: str) -> list[Any]:
 
 
 NEWEST = "2.13"  # the newest torch that the rules know
-BOOKED_WHOLE = {"lstm_backward", "gru_backward", "rnn_tanh_backward", "rnn_relu_backward"}
+BOOKED_WHOLE = {
+    "lstm_backward", "gru_backward", "rnn_tanh_backward", "rnn_relu_backward", "feature_dropout_backward",
+    "_pad_packed_sequence_backward",
+}  # fmt: skip
 
 # --- names -------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,9 @@ What is booked whole, under one name whatever kernels the device would choose, i
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -84,7 +86,11 @@ def _set_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, i
     parts = index if isinstance(index, tuple) else (index,)
     plain = all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts)
     if tensor.is_meta and plain and isinstance(value, (bool, int, float)):
-        tensor[index].fill_(value)
+        target = tensor[index]
+        if target.dim():
+            target.fill_(value)
+        else:
+            target.copy_(torch.tensor(value, dtype=target.dtype))
         return None
     return func(tensor, index, value)
 
@@ -104,10 +110,16 @@ def _new_tensor_like(door: FrontDoor, func: Callable[..., Any], like: torch.Tens
     return made
 
 
+# torch.utils.checkpoint compares what it saw where no mode answers with what it sees when it runs again.
+_COMPARES_DEVICES = "_default_meta_extractor"
+
+
 def _device(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor) -> torch.device:
     """Answer where the tensor would lie: code that asks goes another way on meta."""
     device: torch.device = func(tensor)
-    return door.device if device.type == "meta" else device
+    if device.type != "meta" or sys._getframe(2).f_code.co_name == _COMPARES_DEVICES:
+        return device
+    return door.device
 
 
 def _lies_on(kind: str) -> Callable[..., bool]:
@@ -120,7 +132,10 @@ def _lies_on(kind: str) -> Callable[..., bool]:
 def _with_values(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     """Hand values out where they are known (`tolist`, `numpy`)."""
     value = _value(door, tensor)
-    return func(tensor if value is None else value, *args, **kwargs)
+    if value is None:
+        value = tensor
+    with _disable_current_modes() if not value.is_meta else contextlib.nullcontext():  # torch refuses under a mode
+        return func(value, *args, **kwargs)
 
 
 def _value(door: FrontDoor, tensor: torch.Tensor) -> torch.Tensor | None:
@@ -173,22 +188,28 @@ def _whole(book: Callable[..., Any]) -> Callable[..., Any]:
     return lambda door, func, *args, **kwargs: book(door.recorder, func, *args, **kwargs)
 
 
-def _multi_head_attention(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run the Python body with this mode on, so that the attention inside it is seen."""
-    with door:
-        return _multi_head_attention_forward(*args, **kwargs)
+def _seen_inside(function: Any) -> Callable[..., Any]:
+    """Return what runs the Python body of a torch function with this mode on, so that what happens inside is seen.
 
+    The same code, but it never hands itself to a mode (which would end here again, without end).
+    """
+    unasked = {"has_torch_function": lambda *_: False, "has_torch_function_unary": lambda *_: False}
+    body = types.FunctionType(function.__code__, {**function.__globals__, **unasked}, argdefs=function.__defaults__)
+    body.__kwdefaults__ = function.__kwdefaults__
 
-# The same code, but it never hands itself to a mode (which would end here again, without end).
-_multi_head_attention_forward = types.FunctionType(
-    F.multi_head_attention_forward.__code__,
-    {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda *_: False},
-    argdefs=F.multi_head_attention_forward.__defaults__,
-)
+    def run(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with door:
+            return body(*args, **kwargs)
+
+    return run
+
 
 _TABLE: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _whole(whole.attention),
-    F.multi_head_attention_forward: _multi_head_attention,
+    F.multi_head_attention_forward: _seen_inside(F.multi_head_attention_forward),
+    torch.Tensor.backward: _seen_inside(torch.Tensor.backward),
+    torch.autograd.backward: _seen_inside(torch.autograd.backward),
+    torch.autograd.grad: _seen_inside(torch.autograd.grad),
     torch.Tensor.__getitem__: _get_item,
     torch.Tensor.__setitem__: _set_item,
     torch.Tensor.__format__: _format,

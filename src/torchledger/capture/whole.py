@@ -20,13 +20,15 @@ from torchledger.record import TensorRef
 
 Given = torch.Tensor | Sequence[torch.Tensor] | None
 Run = Callable[..., Any]  # takes the flat tensors; returns a tensor or a tuple of them
+Kept = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Whole:
     """One operation: its name, where its tensors stand by argument, its other arguments.
 
-    `run` computes it from the tensors in their order, for real or on meta.
+    `run` computes it from the tensors in their order, for real or on meta. `kept` makes, of the first tensor, what its
+    backward takes besides the gradients, by name; None: all that the operation was given.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Whole:
     arguments: dict[str, object]
     run: Run
     in_place: bool = False
+    kept: Kept | None = None
 
     @property
     def stated(self) -> dict[str, object]:
@@ -47,6 +50,7 @@ def book(
     arguments: dict[str, object],
     run: Run,
     in_place: bool = False,
+    kept: Kept | None = None,
 ) -> Any:
     """Run and book an operation; where gradients are wanted its backward will be booked whole too."""
     flat: list[torch.Tensor] = []
@@ -58,7 +62,7 @@ def book(
         elif value is not None:
             places[key] = tuple(TensorRef(len(flat) + place) for place in range(len(value)))
             flat += [recorder.stand_in(item) for item in value]
-    whole = Whole(name, places, arguments, run, in_place)
+    whole = Whole(name, places, arguments, run, in_place, kept)
     wants_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat)
     if wants_gradient and torch._C._functorch.peek_interpreter_stack() is None:
         return _Differentiable.apply(recorder, whole, *flat)  # type: ignore[no-untyped-call]
@@ -71,11 +75,12 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, recorder: Recorder, whole: Whole, *flat: torch.Tensor) -> Any:
-        ctx.recorder, ctx.whole, ctx.count = recorder, whole, len(flat)
+        ctx.recorder, ctx.whole = recorder, whole
         ctx.set_materialize_grads(False)
         if recorder.is_real:
-            # The real kernels' own graph: what they keep is kept, and their backward can be run.
-            with torch.enable_grad():
+            # The real kernels' own graph: what they keep is kept, whatever a checkpoint around it forgets, and their
+            # backward can be run.
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept):
                 leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in flat]
                 made = recorder.whole(whole.name, leaves, whole.stated, lambda: whole.run(*leaves))
             ctx.graph = (leaves, made)
@@ -83,41 +88,59 @@ class _Differentiable(torch.autograd.Function):
         else:
             made = recorder.whole(whole.name, list(flat), whole.stated, lambda: whole.run(*flat))
             ctx.graph = None
+        with recorder.paused():
+            kept = whole.kept(flat[0]) if whole.kept is not None else None
+            if whole.in_place and made[0] is not flat[0]:
+                flat[0].copy_(made[0])
+        ctx.names = None if kept is None else tuple(kept)
+        if kept is None:
+            ctx.save_for_backward(*flat, *made)
+        else:
+            for tensor in kept.values():
+                recorder.born(tensor)
+            ctx.save_for_backward(*kept.values())
+        ctx.likes = [(tensor.size(), tensor.stride(), tensor.dtype, tensor.device) for tensor in flat]
         if whole.in_place:
-            if made[0] is not flat[0]:
-                with recorder.paused():
-                    flat[0].copy_(made[0])
             ctx.mark_dirty(flat[0])
-            ctx.like = flat[0].detach()
             return flat[0]
-        ctx.like = None
-        ctx.save_for_backward(*flat, *made)
         return made[0] if len(made) == 1 else tuple(made)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
-        recorder, whole = ctx.recorder, ctx.whole
-        given = [ctx.like] if ctx.like is not None else list(ctx.saved_tensors[: ctx.count])
+        recorder, whole, likes = ctx.recorder, ctx.whole, ctx.likes
         wanted = ctx.needs_input_grad[2:]
         incoming = [gradient for gradient in gradients if gradient is not None]
         if not incoming:
-            return (None, None, *(None for _ in given))
-        after = len(given)
+            return (None, None, *(None for _ in likes))
+        if ctx.names is None:
+            given, stated = list(ctx.saved_tensors[: len(likes)]), whole.stated
+        else:
+            given = list(ctx.saved_tensors)
+            stated = {**{name: TensorRef(place) for place, name in enumerate(ctx.names)}, **whole.arguments}
         names = [f"grad_{place}" if place else "grad_out" for place, g in enumerate(gradients) if g is not None]
-        arguments = {**whole.stated, **{name: TensorRef(after + place) for place, name in enumerate(names)}}
-        arguments["output_mask"] = tuple(wanted)
+        references = {name: TensorRef(len(given) + place) for place, name in enumerate(names)}
+        arguments = {**stated, **references, "output_mask": tuple(wanted)}
 
         def run() -> Any:
+            chosen = [like for like, wants in zip(likes, wanted, strict=True) if wants]
             if ctx.graph is None:
-                return tuple(torch.empty_like(tensor) for tensor, wants in zip(given, wanted, strict=True) if wants)
+                return tuple(torch.empty_strided(*like[:2], dtype=like[2], device=like[3]) for like in chosen)
             leaves, made = ctx.graph
-            chosen = [leaf for leaf, wants in zip(leaves, wanted, strict=True) if wants]
             pairs = [(m, g) for m, g in zip(made, gradients, strict=True) if g is not None]
-            return torch.autograd.grad([m for m, _ in pairs], chosen, [g for _, g in pairs], allow_unused=True)
+            inputs = [leaf for leaf, wants in zip(leaves, wanted, strict=True) if wants]
+            found = torch.autograd.grad([m for m, _ in pairs], inputs, [g for _, g in pairs])
+            return tuple(_laid(gradient, like[1]) for gradient, like in zip(found, chosen, strict=True))
 
         made = iter(recorder.whole(f"{whole.name.removesuffix('_')}_backward", [*given, *incoming], arguments, run))
         return (None, None, *(next(made) if wants else None for wants in wanted))
+
+
+def _laid(tensor: torch.Tensor, stride: tuple[int, ...]) -> torch.Tensor:
+    """Return the values of a real tensor laid out by `stride`: devices differ in that, and what follows with them."""
+    if tensor.stride() == stride:
+        return tensor
+    return torch.empty_strided(tensor.size(), stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 # --- attention -----------------------------------------------------------------------------------------------------
@@ -143,7 +166,7 @@ def attention(
         torchs_own = functools.partial(func, q, k, v, mask, dropout_p, is_causal, **options)
         if not q.is_meta:
             made: torch.Tensor = torchs_own()
-            return made
+            return _laid(made, _fused_layout(q, v, lambda: made).stride())
         fits = _attention_fits(q, k, v, mask, is_causal, bool(options.get("enable_gqa")))
         return _fused_layout(q, v, None if fits else torchs_own)
 
@@ -229,7 +252,15 @@ def _dropout(
             return x if in_place else torch.empty_like(x)
         return run(x, in_place and not differentiates)  # type: ignore[no-any-return]
 
-    return book(recorder, f"{name}_" if in_place else name, {"input": input}, {"p": plain(p)}, dropped, in_place)
+    booked = f"{name}_" if in_place else name
+    return book(recorder, booked, {"input": input}, {"p": plain(p)}, dropped, in_place, _mask[name])
+
+
+# A bool for each element that may go, or for each channel.
+_mask: dict[str, Kept] = {
+    "dropout": lambda x: {"mask": torch.empty_like(x, dtype=torch.bool)},
+    "feature_dropout": lambda x: {"mask": x.new_empty(x.shape[:2], dtype=torch.bool)},
+}
 
 
 # --- recurrent layers ----------------------------------------------------------------------------------------------
@@ -302,7 +333,7 @@ def pad_packed_sequence(
         return made.transpose(0, 1) if batch_first else made
 
     arguments: dict[str, object] = {"batch_first": batch_first, "total_length": total_length}
-    return book(recorder, "_pad_packed_sequence", {"data": data}, arguments, run), lengths
+    return book(recorder, "_pad_packed_sequence", {"data": data}, arguments, run, kept=lambda _: {}), lengths
 
 
 # --- one_hot -------------------------------------------------------------------------------------------------------

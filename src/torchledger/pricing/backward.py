@@ -273,6 +273,8 @@ def _table() -> dict[str, r.Rule]:
     table["adaptive_avg_pool3d_backward"] = table["_adaptive_avg_pool3d_backward"]
     table["mkldnn_adaptive_avg_pool2d_backward"] = table["_adaptive_avg_pool2d_backward"]
     table["cudnn_grid_sampler_backward"] = table["grid_sampler_2d_backward"]
+    for name in ("_pack_padded_sequence_backward", "_pad_packed_sequence_backward"):
+        table[name] = r.gradient("moved: 0 flops", read=read_gradient)
     table |= dict.fromkeys(
         WRITTEN_INTO_ZEROS,
         r.gradient(

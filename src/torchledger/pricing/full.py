@@ -77,8 +77,8 @@ MOVED = """
     reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
     pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col masked_fill masked_fill_ diag_embed
     block_diag one_hot unique_consecutive isin nonzero nonzero_static masked_select masked_scatter masked_scatter_
-    diagonal_scatter unique_dim_consecutive _chunk_cat _stack _pack_padded_sequence _lazy_clone _pin_memory resize
-    resize_as set int_repr max_unpool2d max_unpool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    diagonal_scatter unique_dim_consecutive _chunk_cat _stack _pack_padded_sequence _lazy_clone _pin_memory
+    resize resize_as set int_repr max_unpool2d max_unpool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d
     _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d complex equal
     """.split()
 # Views that copy: what they show is moved.

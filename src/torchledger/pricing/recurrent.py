@@ -198,6 +198,7 @@ def _table() -> dict[str, r.Rule]:
     )
     table |= {"_cudnn_rnn": kernel, "miopen_rnn": kernel, "mkldnn_rnn_layer": kernel}
     table |= {"_cudnn_rnn_backward": backward, "miopen_rnn_backward": backward, "mkldnn_rnn_layer_backward": backward}
+    table["_pad_packed_sequence"] = r.rule("moved: 0 flops")
     for name, cell in (("lstm", LSTM), ("gru", GRU)):
         table[f"_thnn_fused_{name}_cell"] = r.Rule(
             f"{cell.forward} a hidden unit ({cell.text}), biases 1", r.nothing, fused_cell(cell)

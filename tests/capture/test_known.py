@@ -1,0 +1,164 @@
+"""Values that are known on meta, and what a run takes for granted where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from torchledger import ForwardError, analyze
+from torchledger.capture import capture, known
+from torchledger.capture.twins import Copies
+
+Forward = Callable[..., Any]
+
+
+class Net(nn.Module):
+    def __init__(self, forward: Forward) -> None:
+        super().__init__()
+        self.function = forward
+        self.fc = nn.Linear(4, 4)
+        self.lstm = nn.LSTM(4, 5, batch_first=True)
+        self.register_buffer("ids", torch.arange(6))
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(self, *args)
+
+
+def booked(net: nn.Module, *args: Any, real: bool = False) -> list[tuple[str, Any]]:
+    """Return name and shapes of each operation of a run on meta or for real."""
+    captured = capture(net, args, {}, real=Copies() if real else None)
+    if captured.error is not None:
+        raise captured.error
+    operations = [captured.record.operations[entry.operation] for entry in captured.record.entries]
+    return [(o.name, [t.shape for t in o.inputs] + [t.tensor.shape for t in o.outputs]) for o in operations]
+
+
+def written_in_place(net: Any, x: torch.Tensor) -> torch.Tensor:
+    mask = torch.zeros(3, dtype=torch.bool)
+    mask[1] = True
+    view = mask[1:]
+    view[1] = True
+    return net.fc(x[mask])
+
+
+def forgotten(net: Any, x: torch.Tensor) -> torch.Tensor:
+    """What was known is not, once something of the model's has been written into it."""
+    flags = torch.zeros(3)
+    flags += x.sum(1)
+    return net.fc(x[flags > 0])
+
+
+def packed(net: Any, x: torch.Tensor) -> torch.Tensor:
+    rows = pack_padded_sequence(x, torch.tensor([2, 5, 4]), batch_first=True, enforce_sorted=False)
+    return pad_packed_sequence(net.lstm(rows)[0], batch_first=True)[0]
+
+
+# Forwards that need values, and a sample for three of them.
+BY_VALUE: dict[str, Forward] = {
+    "item": lambda net, x: x * torch.ones(3).sum().item(),
+    "bool": lambda net, x: net.fc(x) if torch.tensor(True) else x,
+    "mask": lambda net, x: net.fc(x[torch.tensor([True, False, True])]),
+    "list of bools": lambda net, x: net.fc(x[[True, False, True]]),
+    "list of places": lambda net, x: net.fc(x[[2, 0]]),
+    "buffer": lambda net, x: net.fc(x[: net.ids[2]]),
+    "tolist": lambda net, x: net.fc(x[: net.ids.tolist()[2]]),
+    "numpy": lambda net, x: net.fc(x[: int(net.ids.numpy()[2])]),
+    "nonzero": lambda net, x: net.fc(x[torch.eye(3).nonzero()[:, 0]]),
+    "masked_select": lambda net, x: x.masked_select(torch.tensor([True, False, True])[:, None]),
+    "unique": lambda net, x: x[: torch.unique(torch.tensor([1, 2, 2])).numel()],
+    "one_hot": lambda net, x: F.one_hot(torch.tensor([1, 2, 3])).float() @ net.fc(x).t().new_ones(4, 2),
+    "new_tensor": lambda net, x: x[: int(x.new_tensor([2]).item())],
+    "repeat_interleave": lambda net, x: net.fc(x.repeat_interleave(torch.tensor([3, 0, 2]), 0)),
+    "lengths": lambda net, x: net.fc(x[torch.arange(3) < torch.tensor([2])]),
+    "cumsum": lambda net, x: net.fc(x[: int(torch.ones(2).cumsum(0)[-1])]),
+    "in place": written_in_place,
+    "a random switch": lambda net, x: net.fc(x) if torch.rand([]) > 0.5 else x,
+    "packed": lambda net, x: packed(net, x[:, None, :].expand(3, 5, 4)),
+}
+
+
+@pytest.mark.parametrize("forward", BY_VALUE.values(), ids=BY_VALUE)
+def test_what_is_known_leads_where_it_leads_for_real(forward: Forward) -> None:
+    net, x = Net(forward), torch.randn(3, 4)
+    assert booked(net, x) == booked(net, x, real=True)
+
+
+def test_whole_numbers_that_are_given_are_known() -> None:
+    net = Net(lambda net, mask: net.fc(torch.zeros(int(mask.sum()), 4)))
+    assert analyze(net, torch.tensor([1, 0, 1])).totals()["macs"] == 2 * 4 * 4
+    mask = torch.tensor([1, 1, 1])
+    net = Net(lambda net, mask: net.fc(torch.zeros(int(mask.zero_().sum()) + 1, 4)))
+    assert analyze(net, mask).totals()["macs"] == 4 * 4
+    assert mask.tolist() == [1, 1, 1], "what was given is copied before it is written to"
+
+
+def test_parameters_and_what_follows_from_them_are_not_known() -> None:
+    for forward in (lambda net, x: net.fc.bias.sum().item(), lambda net, x: net.fc(x).sum().item()):
+        with pytest.raises(ForwardError, match="needs the values of a tensor"):
+            analyze(Net(forward), (4,))
+
+
+def moe(net: Any, x: torch.Tensor) -> torch.Tensor:
+    """Send each row to 2 of 4 experts, as mixtures do: a loop over experts, and where the choice fell on them."""
+    weights, chosen = x.softmax(-1).topk(2)
+    out = torch.zeros_like(x)
+    for expert in range(4):
+        rows, place = torch.where(chosen == expert)
+        if rows.numel():
+            out.index_add_(0, rows, net.fc(x[rows]) * weights[rows, place, None])
+    return out
+
+
+ASSUMED: dict[str, tuple[Forward, int, str]] = {
+    # 6 rows, 2 experts each, 4 x 4 weights, wherever they go
+    "routing": (moe, 6 * 2 * 4 * 4, known.CHOSEN),
+    "mask of activations": (lambda net, x: net.fc(x[x[:, 0] > 0]), 6 * 4 * 4, known.KEPT),
+    "masked_select": (lambda net, x: net.fc(x.masked_select(x > 0).view(-1, 4)), 6 * 4 * 4, known.KEPT),
+    "nonzero": (lambda net, x: net.fc(x[x[:, 0].nonzero()[:, 0]]), 6 * 4 * 4, known.KEPT),
+    "unique": (lambda net, x: net.fc(torch.unique(x[:, 0])[:, None].expand(-1, 4)), 6 * 4 * 4, known.KEPT),
+    "forgotten": (lambda net, x: forgotten(net, x[:3]), 3 * 4 * 4, known.KEPT),
+    "finite": (lambda net, x: net.fc(x) if torch.isfinite(x).all() else x, 6 * 4 * 4, known.FINITE),
+    "no inf": (lambda net, x: x if torch.isinf(x).any() else net.fc(x), 6 * 4 * 4, known.FINITE),
+    "random": (lambda net, x: net.fc(x) if torch.rand([]) < 2 else x, 6 * 4 * 4, known.DRAWN),
+}
+
+
+@pytest.mark.parametrize(("forward", "macs", "assumption"), ASSUMED.values(), ids=ASSUMED)
+def test_what_is_taken_for_granted_is_said(forward: Forward, macs: int, assumption: str) -> None:
+    ledger = analyze(Net(forward), (4,), batch=6)
+    assert ledger.totals()["macs"] == macs
+    assert ledger.assumptions == [assumption]
+    assert assumption in str(ledger.by_layer())
+
+
+def test_a_choice_that_nothing_hangs_on_is_no_assumption() -> None:
+    assert analyze(Net(lambda net, x: net.fc(x).topk(2)[1].argmax(0)), (4,), batch=6).assumptions == []
+
+
+def test_random_choices_fall_alike_every_time() -> None:
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(8):
+            if torch.rand([]) > 0.5:
+                x = net.fc(x)
+        return x
+
+    net = Net(forward)
+    state = torch.get_rng_state()
+    first, second = (analyze(net, (4,)).totals()["macs"] for _ in range(2))
+    assert first == second and 0 < int(first) < 8 * 16  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_large_tensors_are_not_followed() -> None:
+    side = known.LARGEST_WHOLE + 1
+    with pytest.raises(ForwardError, match="needs the values"):
+        analyze(Net(lambda net, x: x * torch.ones(side, dtype=torch.int64).sum().item()), (4,))
+    # all alike, without memory: the test of an activation of any size
+    large = analyze(Net(lambda net, x: x * bool(torch.isinf(x).any())), (1 << 24,))
+    assert large.assumptions == [known.FINITE]
