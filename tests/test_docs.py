@@ -96,8 +96,12 @@ def test_error_of_a_network_in_the_readme_is_the_real_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/conventions.md", "docs/models.md"]
-)
+    "name",
+    [
+        "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
+        "docs/conventions.md", "docs/custom_operations.md", "docs/models.md",
+    ],
+)  # fmt: skip
 def test_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):

@@ -99,13 +99,7 @@ def test_convolutions_of_packed_weights_need_them_unpacked() -> None:
     # 8 4 4 outputs of 2 3 3 products, two groups; bias and ReLU
     assert (amounts["macs"], amounts["flops"]) == (128 * 18, 2 * 128 * 18 + 2 * 128)
     assert amounts["bytes_read"] == 144 + 144 + 32
-    transposed = made(
-        "quantized::conv_transpose2d",
-        tensor(1, 8, 8, 8),
-        qx=x,
-        weight=tensor(4, 8, 3, 3, dtype="qint8"),
-        transposed=True,
-    )
+    transposed = made("quantized::conv_transpose2d", tensor(1, 8, 8, 8), qx=x, weight=tensor(4, 8, 3, 3, dtype="qint8"))
     assert transposed["macs"] == 144 * 8 * 9, "each input spreads"
     fused = made("cudnn_convolution_add_relu", result, self=x, weight=weight, z=result, bias=tensor(8))
     assert fused["flops"] == 2 * 128 * 18 + 3 * 128

@@ -270,7 +270,7 @@ def convolution_macs(operation: Operation) -> int:
 
 
 def is_transposed(operation: Operation) -> bool:
-    """Whether a convolution is transposed; kernels that can do nothing else say so by name, or take an output_padding."""
+    """Whether a convolution is transposed; kernels that do nothing else say so by name or take an output_padding."""
     named = "transpose" in operation.name or "output_padding" in operation.arguments
     return bool(operation.arguments.get("transposed", named))
 
