@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types layers format bench docs wheel clean FORCE
+.PHONY: help setup demo test lint types layers format bench coverage docs wheel clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-15s %s\n' "$$name" "$$text"; done
@@ -68,6 +68,12 @@ format: setup  ## apply ruff's fixes and format
 
 bench: setup  ## how long a trace takes
 	$(BIN)/python benchmarks/trace.py
+
+coverage: setup  ## analyse every model of timm and torchvision (PUBLISHED=FILE: timm's figures to compare with)
+	@status=0; \
+	$(BIN)/python benchmarks/coverage.py timm $(if $(PUBLISHED),--published "$(PUBLISHED)") || status=$$?; \
+	$(BIN)/python benchmarks/coverage.py torchvision || status=$$?; \
+	exit $$status
 
 docs: setup  ## renew the pages of docs/, and README's tables and timings
 	$(BIN)/python docs/generate.py

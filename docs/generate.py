@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -148,6 +149,16 @@ def models() -> str:
     return "\n".join(lines) + "\n"
 
 
+def coverage() -> str:
+    """Return docs/coverage.md, from the results that `make coverage` left."""
+    spec = importlib.util.spec_from_file_location("coverage_benchmark", ROOT / "benchmarks" / "coverage.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # its data classes look it up there
+    spec.loader.exec_module(module)
+    page: str = module.page()
+    return page
+
+
 def listed(names: Iterable[str]) -> str:
     """Return names as code, in order."""
     return ", ".join(f"`{name}`" for name in sorted(names))
@@ -167,6 +178,7 @@ def main() -> None:
     registry.figures.cache_clear()
     (ROOT / "docs" / "models.md").write_text(models(), encoding="utf-8")
     (ROOT / "docs" / "conventions.md").write_text(conventions(), encoding="utf-8")
+    (ROOT / "docs" / "coverage.md").write_text(coverage(), encoding="utf-8")
     path = ROOT / "README.md"
     path.write_text(benchmarks(readme(path.read_text(encoding="utf-8"))), encoding="utf-8")
 

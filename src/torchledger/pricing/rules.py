@@ -270,8 +270,9 @@ def convolution_macs(operation: Operation) -> int:
 
 
 def is_transposed(operation: Operation) -> bool:
-    """Whether a convolution is transposed; kernels that can do nothing else just take an output_padding."""
-    return bool(operation.arguments.get("transposed", "output_padding" in operation.arguments))
+    """Whether a convolution is transposed; kernels that do nothing else say so by name or take an output_padding."""
+    named = "transpose" in operation.name or "output_padding" in operation.arguments
+    return bool(operation.arguments.get("transposed", named))
 
 
 def matrix_macs(operation: Operation) -> int:

@@ -1,0 +1,123 @@
+"""The benchmark that runs whole libraries: what counts as agreement, what is run again, what a slow model does."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benchmarks" / "coverage.py"
+
+
+@pytest.fixture(scope="module")
+def coverage() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("coverage_benchmark", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--workers", "1"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_agreement_is_within_rounding_or_tolerance(coverage: ModuleType) -> None:
+    rounded = coverage.Figure(0.3, 1e9, 2)
+    # 0.295 to 0.305 is printed as 0.30
+    assert [rounded.agrees(n) for n in (294e6, 295e6, 300e6, 305e6, 306e6)] == [False, True, True, True, False]
+    tolerant = coverage.Figure(10.0, 1e9, 2, 0.005)
+    # 0.5% of 10 is 0.05, wider than the rounding
+    assert [tolerant.agrees(n) for n in (9.94e9, 9.951e9, 10.049e9, 10.06e9)] == [False, True, True, False]
+    case = coverage.Case("net", "", "3x8x8", "file", {"macs": tolerant, "params": rounded})
+    assert coverage.agreement({"macs": 10e9, "params": 300e6}, case) == "yes"
+    assert coverage.agreement({"macs": 11e9, "params": 150e6}, case) == "macs +10.00%; params -50.00%"
+    assert coverage.agreement({"macs": 1}, coverage.Case("net", "", "3x8x8")) == ""
+
+
+def test_limit_spreads_over_all(coverage: ModuleType) -> None:
+    assert coverage.spread(range(10), 4) == [0, 2, 5, 7]
+    assert coverage.spread(range(3), 4) == coverage.spread(range(3), None) == [0, 1, 2]
+
+
+def test_summary_names_each_exception(coverage: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = coverage.Library((), list, list, {"macs": 0.6}, {"b*": "its cause"})
+    monkeypatch.setitem(coverage.LIBRARIES, "own", library)
+    row = coverage.failed(coverage.Case("a", "", "3x8x8", "file"), "v1")
+    good = row | {"state": "ok", "agreement": "yes"}
+    apart = good | {"model": "b1", "agreement": "fvcore_macs +1.00%; macs +2.00%"}
+    broken = row | {"model": "c", "error": "TypeError: no"}
+    lines, missed = coverage.said("own", [good, apart, broken])
+    assert missed and lines == [
+        "2 of 3 ran, 2 without an unknown operation",
+        "macs: 1 of 3 agree, 33.33% (bar 60%, missed)",
+        "- b1 3x8x8: fvcore_macs +1.00%; macs +2.00%. its cause",
+        "- c 3x8x8: TypeError: no",
+    ]
+    # what differs in another quantity, and an unknown operation, are told but do not count against the bar
+    other = good | {"model": "d", "agreement": "fvcore_macs +1.00%", "unknown": "lstsq (2)"}
+    lines, missed = coverage.said("own", [good, other])
+    assert not missed and lines == [
+        "2 of 2 ran, 1 without an unknown operation",
+        "macs: 2 of 2 agree, 100.00% (bar 60%)",
+        "- d 3x8x8: fvcore_macs +1.00%; unknown: lstsq (2). cause not known",
+    ]
+
+
+def test_results_are_taken_up_again(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    done = run("torchvision", "--limit", 1, "--output", path)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "1 of 1 ran, 1 without an unknown operation"), (
+        done.stderr
+    )
+    (row,) = rows_of(path)
+    # AlexNet: 714,188,480, which torchvision gives as 0.714
+    assert [row[name] for name in ("model", "kind", "input", "macs", "agreement")] == [
+        *("alexnet", "classification", "3x224x224", "714188480", "yes")
+    ]
+    text = path.read_text()
+    path.write_text(text.replace(row["seconds"], "123"))
+    run("torchvision", "--limit", 1, "--output", path)
+    assert rows_of(path)[0]["seconds"] == "123", "made with the same versions: not run again"
+    path.write_text(text.replace(row["seconds"], "123").replace("torch 2", "torch 1"))
+    run("torchvision", "--limit", 1, "--output", path)
+    assert rows_of(path)[0]["seconds"] != "123", "made with other versions"
+
+
+def test_a_model_that_takes_too_long_fails_and_the_next_one_runs(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    done = run("torchvision", "--limit", 2, "--output", path, "--seconds", 0)
+    assert done.returncode == 1
+    assert [row["error"] for row in rows_of(path)] == 2 * ["took more than 0 s"]
+
+
+def test_missing_file_of_published_figures() -> None:
+    done = run("timm", "--published", "no.csv")
+    assert done.returncode == 2 and "--published no.csv: no such file" in done.stderr
+
+
+def test_published_parameters_say_which_form_of_a_model_counts(coverage: ModuleType) -> None:
+    timm = pytest.importorskip("timm")
+
+    def built(millions: float) -> tuple[str, int]:
+        published = {"params": coverage.Figure(millions, 1e6, 2)}
+        made = coverage.timm_build(coverage.Case("repvgg_a0", "", "3x224x224", "file", published))
+        return made.form, coverage.parameters(made.model)
+
+    plain = sum(p.numel() for p in timm.create_model("repvgg_a0").parameters())
+    assert built(plain / 1e6) == ("", plain)
+    # 22 blocks whose 1x1 branches and norms go into their 3x3 convolutions
+    form, fused = built(8.31)
+    assert form == "re-parameterised" and fused < plain
