@@ -135,7 +135,7 @@ def _overridden(fields: dict[str, Any], arguments: Mapping[str, object], config:
     """Return `fields` with those at the dotted paths replaced.
 
     A part that the file leaves to the defaults keeps those of `config`, and is written out. Where layers become fewer,
-    the lists beside them that have an entry a layer are cut.
+    the lists beside them that have an entry a layer are cut, and so are dicts by the number of a layer.
     """
     changed = copy.deepcopy(fields)
     for path, value in arguments.items():
@@ -151,6 +151,8 @@ def _overridden(fields: dict[str, Any], arguments: Mapping[str, object], config:
             for key, entries in owner.items():
                 if isinstance(entries, list) and len(entries) == before > value:
                     owner[key] = entries[:value]
+                elif isinstance(entries, dict) and entries and all(str(number).isdigit() for number in entries):
+                    owner[key] = {number: entry for number, entry in entries.items() if int(number) < value}
         owner[last] = value
     return changed
 
