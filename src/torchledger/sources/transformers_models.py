@@ -10,6 +10,7 @@ import copy
 import functools
 import json
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# Fields that name code to run or choose kernels, which may be fetched from a hub. Without them transformers takes
-# scaled_dot_product_attention wherever a model supports it, which is booked as one operation.
+# Fields that name code to run, files to read or kernels, which may be fetched from a hub. Without them transformers
+# takes scaled_dot_product_attention wherever a model supports it, which is booked as one operation.
 _LEFT_OUT = frozenset(
     "attn_implementation _attn_implementation _attn_implementation_internal experts_implementation "
-    "_experts_implementation _experts_implementation_internal auto_map _name_or_path use_kernels".split()
+    "_experts_implementation _experts_implementation_internal auto_map _name_or_path use_kernels "
+    "quantization_config pretrained use_pretrained_backbone checkpoint_path".split()
 )
 
 
@@ -43,6 +45,11 @@ def build(
     with without_network(source.name), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about fields that transformers has renamed
         fields = _read(source)
+        if fields.get("quantization_config"):
+            print(
+                f"{source.name}: quantization_config is left out, and the model counted as it is without",
+                file=sys.stderr,
+            )
         config = make_config(fields, arguments, source.name)
         model_class = architecture(config, source.name)
         make = functools.partial(_make, model_class, config)
