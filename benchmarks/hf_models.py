@@ -39,6 +39,10 @@ _WIDTHS = re.compile(
 _EXPERTS = re.compile(r"(num|n)_((local|routed)_)?experts|moe_num_experts|num_moe_experts")
 
 _RESNET = {"model_type": "resnet", "out_features": ["stage2", "stage3", "stage4"]}
+# A rotation of half of each head, in three parts (GLM-4.1V's).
+_HALF_ROTATED = {
+    "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": [8, 12, 12],
+}  # fmt: skip
 _ONE_STAGE = {"model_type": "resnet", "out_features": ["stage4"]}
 # What a type's default config leaves out, though its model does not run without: a published model's, or the least.
 FACTS: dict[str, dict[str, Any]] = {
@@ -56,6 +60,11 @@ FACTS: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},
     "aya_vision": {"vision_config.num_attention_heads": 16},  # 14 do not divide its 1152
+    **{kind: {"text_config.rope_parameters": _HALF_ROTATED} for kind in ("glm4v", "glm46v", "glm_image", "glmga")},
+    **{kind: {"rope_parameters": _HALF_ROTATED} for kind in ("glm4v_text", "glm_image_text")},
+    **{kind: {"num_hidden_layers": 5} for kind in ("eomt", "eomt_dinov3")},  # queries come in before the last four
+    "gemma3n": {"text_config.num_kv_shared_layers": 0},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
     "bamba": {"num_hidden_layers": 2, "attn_layer_indices": [1]},
     "granitemoehybrid": {"num_hidden_layers": 2, "layer_types": ["mamba", "attention"]},
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
@@ -82,7 +91,7 @@ def arguments(kind: str) -> dict[str, Any]:
     from torchledger.sources.transformers_models import make_config
 
     facts = FACTS.get(kind, {})
-    return {**facts, **dict(_smaller(make_config({"model_type": kind}, facts, kind)))}
+    return {**dict(_smaller(make_config({"model_type": kind}, facts, kind))), **facts}
 
 
 def reduced(kind: str) -> Any:

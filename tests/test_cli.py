@@ -734,3 +734,46 @@ def test_process_whose_reader_has_gone(run: Run) -> None:
     _, errors = process.communicate(timeout=60)
     assert errors == b""
     assert process.returncode == 1
+
+
+# ---- models of libraries, and exported programs
+
+
+def totals(run: Run, *arguments: object) -> dict[str, int]:
+    done = run("stat", *arguments, "--format", "json")
+    assert done.status == 0, done.err
+    return json.loads(done.out)["table"]["total"]
+
+
+def test_models_of_libraries_know_their_inputs(run: Run) -> None:
+    # as published: 4.089 GMACs of 25,557,032 parameters
+    found = totals(run, "torchvision:resnet50")
+    assert (found["params"], round(found["macs"] / 1e9, 3)) == (25_557_032, 4.089)
+    assert totals(run, "torchvision:resnet50", "--batch", 2)["macs"] == 2 * found["macs"]
+    assert totals(run, "timm:vit_tiny_patch16_224")["params"] == 5_717_416  # as timm publishes it
+    # a layer of 4 matrices 768 x 768 and 2 of 768 x 3072, and its two products with 128 keys, for 128 tokens; a pooler
+    bert = 128 * (4 * 768 * 768 + 2 * 768 * 3072 + 2 * 128 * 768) + 768 * 768
+    for batch in (1, 3):
+        arguments = ("hf:bert", "--arg", "num_hidden_layers=1", "--batch", batch)
+        assert totals(run, *arguments)["macs"] == batch * bert
+
+
+def test_inputs_that_are_given_replace_the_sources_own(run: Run) -> None:
+    head = 512 * 1000
+    whole, small = (totals(run, "torchvision:resnet18", *more)["macs"] for more in ((), ("--input", "3x32x32")))
+    assert whole - head == 49 * (small - head)  # a seventh of the side
+    text = totals(run, "hf:bert", "--arg", "num_hidden_layers=1", "--input", "input_ids=4:int64")
+    assert text["macs"] == 4 * (4 * 768 * 768 + 2 * 768 * 3072 + 2 * 4 * 768) + 768 * 768
+
+
+def test_exported_program(run: Run, tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(nn.Sequential(nn.Linear(4, 3)), (torch.zeros(5, 4),)), tmp_path / "net.pt2")
+    assert totals(run, "net.pt2")["macs"] == 5 * 4 * 3
+    done = run("stat", "net.pt2", "--batch", 2)
+    assert (done.status, done.out) == (2, "")
+    assert "'net.pt2' was exported for inputs of [5] samples: --batch 2 needs an export with dynamic_shapes" in done.err
+
+
+def test_batch_is_checked_before_inputs_are_made(run: Run) -> None:
+    done = run("stat", "hf:bert", "--arg", "num_hidden_layers=1", "--batch", 0)
+    assert (done.status, done.err) == (2, "torchledger: batch is 0, expected a whole number from 1\n")

@@ -87,6 +87,16 @@ def test_ledger_is_that_of_the_model(program: Path, batch: int) -> None:
 def test_operations_are_booked_in_their_modules(program: Path) -> None:
     built = build(resolve(str(program)), device="meta")
     assert built.example is not None
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    handle = built.model.get_submodule("mlp").register_forward_hook(count)
+    built.model(*(torch.zeros(t.shape, dtype=t.dtype, device="meta") for t in built.example(1, torch.float32).args))
+    handle.remove()
+    assert calls == 2
     rows = {row["module"]: row for row in analyze(built.model, *built.example(1, torch.float32).args).by_layer().rows}
     assert {"embed", "qkv", "mlp.0", "mlp.1", "mlp.2"} <= set(rows)
     assert (rows["mlp.0"]["kind"], rows["mlp.0"]["calls"], rows["mlp.0"]["macs"]) == ("Linear", 2, 2 * 6 * 8 * 16)

@@ -202,6 +202,13 @@ def test_nothing_is_downloaded(tmp_path: Path) -> None:
     assert type(opened(f"hf:{path}")[0]).__name__ == "DetrModel"
 
 
+def test_quantisation_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path / "c.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    model, _ = opened(f"hf:{path}")
+    assert model.dtype == torch.bfloat16 and not hasattr(model.config, "quantization_config")
+    assert capsys.readouterr().err.endswith("quantization_config is left out, and the model counted as it is without\n")
+
+
 @pytest.mark.parametrize(
     ("content", "arguments", "match"),
     [

@@ -152,7 +152,7 @@ class _Segment:
         for start, end in reversed(ends):
             here = steps[start:end]
             deeper = len(here[0].stack) > depth
-            item = (here[0].stack[depth], _Segment(here, depth + 1, set(read_after))) if deeper else here[0]
+            item = (here[0].stack[depth][1], _Segment(here, depth + 1, set(read_after))) if deeper else here[0]
             self.items.append(item)
             touched = {name for step in here for name in (*step.reads, *step.writes)}
             self.drop.append([name for name in touched if name not in read_after])
@@ -187,20 +187,22 @@ _FORBIDDEN = frozenset({"from_file"})  # opens a file that the graph would name
 _GRAPH_RUNNERS = ("higher_order.wrap_with_set_grad_enabled", "higher_order.wrap_with_autocast")
 
 
-def _stack(text: str) -> tuple[str, ...]:
-    """Return the paths of the modules that an operation ran in, outermost first, the model itself left out."""
-    paths = [path for path, _ in _places(text)]
-    if not paths or paths[0]:  # torch.export put the operation in, and no module
+def _stack(text: str) -> tuple[tuple[str, str], ...]:
+    """Return key and path of the modules that an operation ran in, outermost first, the model itself left out.
+
+    A second call of a module has a key of its own.
+    """
+    places = [(key, path) for key, path, _ in _places(text)]
+    if not places or places[0][1]:  # torch.export put the operation in, and no module
         return ()
-    inside = [path for outer, path in itertools.pairwise(paths) if path.startswith(f"{outer}." if outer else "")]
-    return tuple(inside) if len(inside) == len(paths) - 1 else ()  # a module outside of the one that calls it
+    inside = [path.startswith(f"{outer}." if outer else "") for (_, outer), (_, path) in itertools.pairwise(places)]
+    return tuple(places[1:]) if all(inside) else ()  # a module that is called from outside of its owner
 
 
-def _places(text: str) -> list[tuple[str, str]]:
-    """Return path and class name of each module in a stack as the file writes it: KEY,PATH,CLASS;KEY,PATH,CLASS."""
+def _places(text: str) -> list[tuple[str, str, str]]:
+    """Return what the file writes of each module in a stack: KEY,PATH,CLASS;KEY,PATH,CLASS."""
     entries = [entry.split(",") for entry in str(text).split(";")]
-    # A second call of a module counts up, as in fc@1.
-    return [(re.sub(r"@\d+", "", entry[1]), entry[-1].rpartition(".")[2]) for entry in entries if len(entry) >= 3]
+    return [(entry[0], entry[1], entry[-1].rpartition(".")[2]) for entry in entries if len(entry) >= 3]
 
 
 def _names(value: Mapping[str, Any]) -> list[str]:
@@ -466,7 +468,7 @@ def _classes(nodes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the class names of the modules that ran, by path."""
     kinds: dict[str, str] = {}
     for node in nodes:
-        for path, kind in _places(node.get("metadata", {}).get("nn_module_stack", "")):
+        for _, path, kind in _places(node.get("metadata", {}).get("nn_module_stack", "")):
             if kind.isidentifier():
                 kinds.setdefault(path, kind)
     return kinds

@@ -87,6 +87,9 @@ class Taken:
         """Channels, height and width of an image."""
         part = self.part("vision")
         channels = self.number(part, "num_channels in_channels in_chans num_input_channels", 3)
+        if ratios := getattr(self.config, "scaled_images_ratios", None):  # Depth Pro: the smallest copy is one patch
+            side = int(self.number(self.config, "patch_size", IMAGE) / min(ratios))
+            return channels, side, side
         for owner in (part, self.config, getattr(self.config, "backbone_config", None)):
             for name in ("image_size", "input_size", "img_size", "crop_size"):
                 size = _pair(getattr(owner, name, None))

@@ -10,6 +10,7 @@ import copy
 import functools
 import json
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# Fields that name code to run or choose kernels, which may be fetched from a hub. Without them transformers takes
-# scaled_dot_product_attention wherever a model supports it, which is booked as one operation.
+# Fields that name code to run, files to read or kernels, which may be fetched from a hub. Without them transformers
+# takes scaled_dot_product_attention wherever a model supports it, which is booked as one operation.
 _LEFT_OUT = frozenset(
     "attn_implementation _attn_implementation _attn_implementation_internal experts_implementation "
-    "_experts_implementation _experts_implementation_internal auto_map _name_or_path use_kernels".split()
+    "_experts_implementation _experts_implementation_internal auto_map _name_or_path use_kernels "
+    "quantization_config pretrained use_pretrained_backbone checkpoint_path".split()
 )
 
 
@@ -43,6 +45,11 @@ def build(
     with without_network(source.name), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about fields that transformers has renamed
         fields = _read(source)
+        if fields.get("quantization_config"):
+            print(
+                f"{source.name}: quantization_config is left out, and the model counted as it is without",
+                file=sys.stderr,
+            )
         config = make_config(fields, arguments, source.name)
         model_class = architecture(config, source.name)
         make = functools.partial(_make, model_class, config)
@@ -135,7 +142,7 @@ def _overridden(fields: dict[str, Any], arguments: Mapping[str, object], config:
     """Return `fields` with those at the dotted paths replaced.
 
     A part that the file leaves to the defaults keeps those of `config`, and is written out. Where layers become fewer,
-    the lists beside them that have an entry a layer are cut.
+    the lists beside them that have an entry a layer are cut, and so are dicts by the number of a layer.
     """
     changed = copy.deepcopy(fields)
     for path, value in arguments.items():
@@ -151,6 +158,8 @@ def _overridden(fields: dict[str, Any], arguments: Mapping[str, object], config:
             for key, entries in owner.items():
                 if isinstance(entries, list) and len(entries) == before > value:
                     owner[key] = entries[:value]
+                elif isinstance(entries, dict) and entries and all(str(number).isdigit() for number in entries):
+                    owner[key] = {number: entry for number, entry in entries.items() if int(number) < value}
         owner[last] = value
     return changed
 
