@@ -156,7 +156,7 @@ def test_random_choices_fall_alike_every_time() -> None:
 
 
 def test_large_tensors_are_not_followed() -> None:
-    side = known.LARGEST_WHOLE + 1
+    side = known.LARGEST + 1
     with pytest.raises(ForwardError, match="needs the values"):
         analyze(Net(lambda net, x: x * torch.ones(side, dtype=torch.int64).sum().item()), (4,))
     # all alike, without memory: the test of an activation of any size

@@ -157,6 +157,10 @@ def test_products_and_norms(rows: int, dtype: torch.dtype) -> None:
     assert check(aten.addmm.default, empty(5), empty(rows, 4), empty(4, 5))
     assert check(aten.addmm.default, empty(rows, 5), empty(rows, 4), empty(4, 5))
     assert check(aten.bmm.default, empty(2, rows, 4), empty(2, 4, 5))
+    if dtype == torch.bfloat16:  # the only one that torch's meta kernel knows
+        ends = torch.empty(2, dtype=torch.int32, device="meta")
+        assert check(aten._grouped_mm.default, empty(rows, 8), empty(2, 8, 16), ends)
+        assert check(aten._grouped_mm.default, empty(2, rows, 8), empty(2, 8, 16))
     for shape in ((rows, 6, 4), (rows, 4), (2, 3, rows, 4)):
         answered = check(aten.native_layer_norm.default, empty(*shape), [4], empty(4), None, 1e-5)
         assert answered == (bool(rows) and dtype != torch.float16 and 1 not in shape[1:])

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from torchledger.capture.known import CPU, KEPT, LARGEST_WHOLE, Known
+from torchledger.capture.known import CPU, KEPT, LARGEST, Known
 from torchledger.inputs import mapped, tensors_in
 
 META = torch.device("meta")
@@ -45,7 +45,7 @@ def _computed(known: Known, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 def _known_twin(known: Known, real: torch.Tensor, reason: str | None) -> torch.Tensor:
     twin = torch.empty_strided(real.size(), real.stride(), dtype=real.dtype, device=META)
-    if real.numel() <= LARGEST_WHOLE:
+    if real.numel() <= LARGEST:
         whole = torch.empty_strided(real.size(), real.stride(), dtype=real.dtype).copy_(real)
         known.put(twin, whole, reason)
     return twin
@@ -76,7 +76,7 @@ def _all_places(known: Known, x: torch.Tensor) -> torch.Tensor:
     """Return the indices of all elements of `x`, as `nonzero` lays them out (one column after the other)."""
     known.reasons[KEPT] = None
     count, dimensions = x.numel(), x.dim()
-    if count * dimensions <= LARGEST_WHOLE:
+    if count * dimensions <= LARGEST:
         return _known_twin(known, torch.ones(x.shape, dtype=torch.bool).nonzero(), KEPT)
     return torch.empty_strided((count, dimensions), (1, count), dtype=torch.int64, device=META)
 

@@ -20,9 +20,9 @@ import torch
 from torchledger.capture.operations import Kind
 from torchledger.inputs import mapped, tensors_in
 
-# Elements of the largest storage that is followed. 0 let 87 of 124 architectures of transformers run, 4,096 let 120.
-LARGEST_WHOLE = 1 << 20  # integers and bools: masks of pixels
-LARGEST_FLOATING = 1 << 18
+# Elements of the largest tensor that is followed: masks of pixels, for a few images. 0 let 87 of 124 architectures of
+# transformers run, 4,096 let 120.
+LARGEST = 1 << 20
 LARGEST_DRAWN = 1 << 12  # random numbers: switches of layers rather than noise
 
 CPU = torch.device("cpu")
@@ -30,8 +30,7 @@ CPU = torch.device("cpu")
 
 def fits(tensor: torch.Tensor) -> bool:
     """Whether a tensor is small enough to be followed."""
-    limit = LARGEST_FLOATING if tensor.dtype.is_floating_point or tensor.dtype.is_complex else LARGEST_WHOLE
-    return tensor.numel() <= limit
+    return tensor.numel() <= LARGEST
 
 
 class Known:
@@ -48,7 +47,7 @@ class Known:
     def lend(self, twin: torch.Tensor, tensor: torch.Tensor) -> None:
         """Know what `tensor`, which is the user's and lies as `twin` does, holds, once it is asked for."""
         storage = twin.untyped_storage()._cdata
-        if storage not in self.storages and tensor.untyped_storage().nbytes() <= LARGEST_WHOLE * tensor.element_size():
+        if storage not in self.storages and tensor.untyped_storage().nbytes() <= LARGEST * tensor.element_size():
             self._lent[storage] = tensor
             self.storages.add(storage)
 

@@ -171,6 +171,19 @@ def _bmm(left: Any, right: Any) -> Outputs | None:
     return (fresh((*left.shape[:2], right.shape[2]), left.dtype),)
 
 
+def _grouped_mm(left: Any, right: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Outputs | None:
+    """Rows of one matrix each, (n, k) by (g, k, m), and the like; torch's meta kernel knows bfloat16 alone."""
+    if left.dtype != right.dtype or bias is not None or (offs is None) != (left.dim() == right.dim() == 3):
+        return None
+    groups = offs.shape[0] if offs is not None else left.shape[0]
+    kinds = (left.dim(), right.dim())
+    fits = left.shape[-1] == right.shape[-2] and all(t.shape[0] == groups for t in (left, right) if t.dim() == 3)
+    if not fits or not set(kinds) <= {2, 3}:
+        return None
+    shape = (left.shape[-2], right.shape[-1])
+    return (fresh((groups, *shape) if kinds in ((2, 2), (3, 3)) else shape, out_dtype or left.dtype),)
+
+
 def _cat(tensors: Any, dim: int = 0) -> Outputs | None:
     first = tensors[0]
     if not first.dim():
@@ -203,6 +216,7 @@ def _table() -> dict[str, Callable[..., Outputs | None]]:
         "mm.default": _mm,
         "addmm.default": _addmm,
         "bmm.default": _bmm,
+        "_grouped_mm.default": _grouped_mm,
         "add.Tensor": _binary,
         "sub.Tensor": _binary,
         "mul.Tensor": _binary,
