@@ -27,6 +27,7 @@ LAYERS = 2
 WIDTH = 512
 EXPERTS = 8
 SECONDS = 60  # a type
+TOKENS = 16  # of a text in the proof, which is about what goes in and not about how much
 DRAWN_BELOW = 200_000_000  # parameters: of more, the values are as they lie in memory
 
 # Names of fields, with any words before them.
@@ -223,8 +224,10 @@ def main() -> None:
         return
     import torch
 
+    from torchledger.sources import transformers_inputs
     from torchledger.sources.libraries import imported
 
+    transformers_inputs.TOKENS = TOKENS
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     imported("transformers").logging.set_verbosity_error()

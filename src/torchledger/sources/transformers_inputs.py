@@ -234,7 +234,8 @@ COMPANIONS: tuple[tuple[str, Callable[[Taken], bool]], ...] = (
     ("pixel_values_videos", lambda t: _sees_apart(t) and "input_ids" in t.names and "pixel_values" not in t.names),
     ("decoder_input_ids", lambda t: "decoder_inputs_embeds" in t.names),
     ("bbox", lambda t: True),  # LayoutLM: where each word stands
-    ("qformer_input_ids", lambda t: True),
+    ("qformer_input_ids", lambda t: True),  # InstructBLIP: the instruction goes to both
+    ("input_ids", lambda t: "qformer_input_ids" in t.names),
     ("visual_feats", lambda t: True),  # LXMERT: what a detector found, and where
     ("visual_pos", lambda t: True),
     ("actions", lambda t: "states" in t.names),
