@@ -137,8 +137,9 @@ def _few_layers(config: Any) -> int:
 
 
 def _few_experts(config: Any) -> int:
-    """Return EXPERTS, or more where groups of experts are chosen by their two best."""
-    return max(EXPERTS, 2 * max((getattr(config, name, None) or 0) for name in ("n_group", "num_expert_group")))
+    """Return EXPERTS, or as many as a token asks for, or two for each group where their two best choose the group."""
+    asked, groups = (getattr(config, name, None) or 0 for name in ("num_experts_per_tok", "n_group"))
+    return max(EXPERTS, asked, 2 * groups)
 
 
 # ---- the proof

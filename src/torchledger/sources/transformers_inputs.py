@@ -90,7 +90,8 @@ class Taken:
         if ratios := getattr(self.config, "scaled_images_ratios", None):  # Depth Pro: the smallest copy is one patch
             side = int(self.number(self.config, "patch_size", IMAGE) / min(ratios))
             return channels, side, side
-        for owner in (part, self.config, getattr(self.config, "backbone_config", None)):
+        backbones = (getattr(owner, "backbone_config", None) for owner in (part, self.config))
+        for owner in (part, self.config, *backbones):
             for name in ("image_size", "input_size", "img_size", "crop_size"):
                 size = _pair(getattr(owner, name, None))
                 if size is not None:
