@@ -72,7 +72,7 @@ class Taken:
         for name, module in self.model.named_modules():
             # RoBERTa and its kin count on from the padding token, and have that many positions fewer.
             if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-                limits.append(module.num_embeddings - module.padding_idx - 1)
+                limits.append(module.weight.shape[0] - module.padding_idx - 1)
         return min([TOKENS, *(limit for limit in limits if limit > 0)])  # 0 or less: relative positions alone
 
     @cached_property
@@ -112,7 +112,9 @@ class Taken:
         """Frames of the fixed window of Whisper and its kin, whose positions come after a convolution of stride 2."""
         audio = self.part("audio")
         positions = _first_number(getattr(audio, "max_source_positions", None))
-        return None if positions is None or hasattr(audio, "input_feat_per_channel") else 2 * positions
+        # In the models with these fields the positions are a limit alone.
+        varies = hasattr(audio, "input_feat_per_channel") or hasattr(audio, "feature_projection_input_dim")
+        return None if positions is None or varies else 2 * positions
 
     @cached_property
     def frames(self) -> int:
