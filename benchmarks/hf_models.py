@@ -27,6 +27,7 @@ LAYERS = 2
 WIDTH = 512
 EXPERTS = 8
 SECONDS = 60  # a type
+TOKENS = 16  # of a text in the proof, which is about what goes in and not about how much
 DRAWN_BELOW = 200_000_000  # parameters: of more, the values are as they lie in memory
 
 # Names of fields, with any words before them.
@@ -136,8 +137,9 @@ def _few_layers(config: Any) -> int:
 
 
 def _few_experts(config: Any) -> int:
-    """Return EXPERTS, or more where groups of experts are chosen by their two best."""
-    return max(EXPERTS, 2 * max((getattr(config, name, None) or 0) for name in ("n_group", "num_expert_group")))
+    """Return EXPERTS, or as many as a token asks for, or two for each group where their two best choose the group."""
+    asked, groups = (getattr(config, name, None) or 0 for name in ("num_experts_per_tok", "n_group"))
+    return max(EXPERTS, asked, 2 * groups)
 
 
 # ---- the proof
@@ -223,8 +225,10 @@ def main() -> None:
         return
     import torch
 
+    from torchledger.sources import transformers_inputs
     from torchledger.sources.libraries import imported
 
+    transformers_inputs.TOKENS = TOKENS
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     imported("transformers").logging.set_verbosity_error()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,43 @@ def test_operations_are_booked_in_their_modules(program: Path) -> None:
     rows = {row["module"]: row for row in analyze(built.model, *built.example(1, torch.float32).args).by_layer().rows}
     assert {"embed", "qkv", "mlp.0", "mlp.1", "mlp.2"} <= set(rows)
     assert (rows["mlp.0"]["kind"], rows["mlp.0"]["calls"], rows["mlp.0"]["macs"]) == ("Linear", 2, 2 * 6 * 8 * 16)
+
+
+def test_results_are_let_go_once_nothing_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "chain.pt2"
+    save(export(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)), (torch.zeros(1, 4),)), path)
+    built = build(resolve(str(path)), device="meta")
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[list[bool]] = []
+
+    def watch(_: nn.Module, args: object, results: dict[str, torch.Tensor]) -> None:
+        made.extend(weakref.ref(tensor) for tensor in results.values())
+        alive.append([ref() is not None for ref in made])
+
+    for name in ("0", "1", "2"):
+        built.model.get_submodule(name).register_forward_hook(watch)
+    with torch.no_grad():
+        built.model(torch.zeros(1, 4, device="meta"))
+    # While a layer runs, its input and its output are there, and nothing older.
+    assert alive == [[True], [True, True], [False, True, True]]
+
+
+def test_autocast_inside_of_a_program(tmp_path: Path) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                y = self.first(x)
+            return self.second(y.float())
+
+    path = tmp_path / "mixed.pt2"
+    save(export(Mixed(), (torch.zeros(3, 4),)), path)
+    built = build(resolve(str(path)), device="meta")
+    assert built.example is not None
+    assert analyze(built.model, *built.example(1, torch.float32).args).totals()["macs"] == 3 * 4 * 4 * 2
 
 
 def test_fixed_batch(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ KINDS: dict[str, tuple[dict[str, object], dict[str, tuple[int, ...]]]] = {
     "bert": (TINY, {"input_ids": (2, 128)}),
     # 40 positions; RoBERTa's begin after its padding token, 1
     "roberta": ({**TINY, "max_position_embeddings": 40}, {"input_ids": (2, 38)}),
+    # 512 positions less 2; a position table that is no nn.Embedding
+    "ibert": (TINY, {"input_ids": (2, 128)}),
     "layoutlm": (TINY, {"input_ids": (2, 128), "bbox": (2, 128, 4)}),
     "t5": (
         {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2},
@@ -135,6 +137,8 @@ KINDS: dict[str, tuple[dict[str, object], dict[str, tuple[int, ...]]]] = {
          "decoder_attention_heads": 2},
         {"input_features": (2, 128, 80), "decoder_input_ids": (2, 32)},
     ),
+    # two frames of 80 bands in one
+    "wav2vec2-bert": (TINY, {"input_features": (2, 128, 160)}),
     "decision_transformer": (
         {"hidden_size": 16, "n_layer": 1, "n_head": 2},
         {"states": (2, 20, 17), "actions": (2, 20, 4), "rewards": (2, 20, 1), "returns_to_go": (2, 20, 1),

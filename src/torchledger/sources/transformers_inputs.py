@@ -72,7 +72,7 @@ class Taken:
         for name, module in self.model.named_modules():
             # RoBERTa and its kin count on from the padding token, and have that many positions fewer.
             if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-                limits.append(module.num_embeddings - module.padding_idx - 1)
+                limits.append(module.weight.shape[0] - module.padding_idx - 1)
         return min([TOKENS, *(limit for limit in limits if limit > 0)])  # 0 or less: relative positions alone
 
     @cached_property
@@ -90,7 +90,8 @@ class Taken:
         if ratios := getattr(self.config, "scaled_images_ratios", None):  # Depth Pro: the smallest copy is one patch
             side = int(self.number(self.config, "patch_size", IMAGE) / min(ratios))
             return channels, side, side
-        for owner in (part, self.config, getattr(self.config, "backbone_config", None)):
+        backbones = (getattr(owner, "backbone_config", None) for owner in (part, self.config))
+        for owner in (part, self.config, *backbones):
             for name in ("image_size", "input_size", "img_size", "crop_size"):
                 size = _pair(getattr(owner, name, None))
                 if size is not None:
@@ -111,7 +112,9 @@ class Taken:
         """Frames of the fixed window of Whisper and its kin, whose positions come after a convolution of stride 2."""
         audio = self.part("audio")
         positions = _first_number(getattr(audio, "max_source_positions", None))
-        return None if positions is None or hasattr(audio, "input_feat_per_channel") else 2 * positions
+        # In the models with these fields the positions are a limit alone.
+        varies = hasattr(audio, "input_feat_per_channel") or hasattr(audio, "feature_projection_input_dim")
+        return None if positions is None or varies else 2 * positions
 
     @cached_property
     def frames(self) -> int:
@@ -234,7 +237,8 @@ COMPANIONS: tuple[tuple[str, Callable[[Taken], bool]], ...] = (
     ("pixel_values_videos", lambda t: _sees_apart(t) and "input_ids" in t.names and "pixel_values" not in t.names),
     ("decoder_input_ids", lambda t: "decoder_inputs_embeds" in t.names),
     ("bbox", lambda t: True),  # LayoutLM: where each word stands
-    ("qformer_input_ids", lambda t: True),
+    ("qformer_input_ids", lambda t: True),  # InstructBLIP: the instruction goes to both
+    ("input_ids", lambda t: "qformer_input_ids" in t.names),
     ("visual_feats", lambda t: True),  # LXMERT: what a detector found, and where
     ("visual_pos", lambda t: True),
     ("actions", lambda t: "states" in t.names),
