@@ -126,11 +126,12 @@ class Recorder(TorchDispatchMode):
         for tensor in tensors:
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
-                if storage._cdata not in self._allocations:
-                    allocation = Allocation(storage.nbytes(), 0, None, "optimizer")
+                allocation = self._allocations.get(storage._cdata)
+                if allocation is None:
+                    allocation = self._allocations[storage._cdata] = Allocation(storage.nbytes(), 0, None, "optimizer")
                     self.record.allocations.append(allocation)
-                    self._allocations[storage._cdata] = allocation
                     self._watch(storage, allocation)
+                allocation.born, allocation.kind = 0, "optimizer"
 
     def is_now(self, tensor: torch.Tensor | None, kind: StorageKind) -> None:
         """Take the storage of `tensor`, which is alive, for one of another kind."""
@@ -424,7 +425,8 @@ class Recorder(TorchDispatchMode):
         twin, is_new = self._twins.of_passing(tensor)
         if is_new and twin.layout == torch.strided:
             self.known.copy(twin, tensor)
-            self.born(twin, "constant")
+            if not self._silent:
+                self.born(twin, "constant")
         return twin
 
     def _on_meta(

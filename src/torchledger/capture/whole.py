@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from torchledger.capture.known import fits
 from torchledger.capture.recorder import Recorder
+from torchledger.inputs import tensors_in
 from torchledger.record import TensorRef
 
 Given = torch.Tensor | Sequence[torch.Tensor] | None
@@ -82,16 +83,21 @@ class _Differentiable(torch.autograd.Function):
             # backward can be run.
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept):
                 leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in flat]
-                made = recorder.whole(whole.name, leaves, whole.stated, lambda: whole.run(*leaves))
-            ctx.graph = (leaves, made)
-            made = [tensor.detach() for tensor in made]
+                inner: list[torch.Tensor] = []  # with their graph
+
+                def run() -> Any:
+                    inner.extend(tensors_in(whole.run(*leaves)))
+                    with torch.no_grad():
+                        return flat[0].copy_(inner[0]) if whole.in_place else inner
+
+                made = recorder.whole(whole.name, list(flat), whole.stated, run)
+            ctx.graph = (leaves, inner)
+            made = [tensor if tensor is flat[0] else tensor.detach() for tensor in made]
         else:
             made = recorder.whole(whole.name, list(flat), whole.stated, lambda: whole.run(*flat))
             ctx.graph = None
         with recorder.paused():
             kept = whole.kept(flat[0]) if whole.kept is not None else None
-            if whole.in_place and made[0] is not flat[0]:
-                flat[0].copy_(made[0])
         ctx.names = None if kept is None else tuple(kept)
         if kept is None:
             ctx.save_for_backward(*flat, *made)

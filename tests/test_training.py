@@ -1,0 +1,400 @@
+"""A whole training step: what is booked in which phase and under which module, and the same on meta as for real."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torch.utils.checkpoint
+from torch import nn
+
+from torchledger import ForwardError, Ledger, UserError, analyze
+from torchledger.capture import capture
+from torchledger.capture.twins import Copies
+from torchledger.ledger import PHASES
+from torchledger.training import FIRST, OPTIMIZERS, SUMMED, training_step
+
+
+class Net(nn.Module):
+    def __init__(self, forward: Callable[..., Any], **modules: nn.Module) -> None:
+        super().__init__()
+        self.function = forward
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(self, *args)
+
+
+def booked(ledger: Ledger) -> list[tuple[str, str, str]]:
+    """Return operation, module and phase of each entry."""
+    record = ledger.record
+    return [
+        (record.operations[e.operation].name, record.modules[record.calls[e.call].module].path, e.phase)
+        for e in record.entries
+    ]
+
+
+def macs(ledger: Ledger) -> tuple[int, ...]:
+    return tuple(int(ledger.totals(phase=phase)["macs"]) for phase in PHASES)  # type: ignore[arg-type]
+
+
+step = functools.partial(analyze, training=True, loss="cross_entropy")
+
+# --- backward macs: twice the forward's, less what nobody asks for -----------------------------------------------
+
+
+def test_two_linear_layers() -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    # forward 2 rows of 4 x 5 and 5 x 3; backward both weights' gradients, and the input's of the second alone
+    assert macs(step(net, (4,), batch=2)) == (2 * 20 + 2 * 15, 2 * 20 + 2 * (2 * 15), 0)
+
+
+def test_an_input_that_asks_for_a_gradient_gets_one() -> None:
+    net, x = nn.Sequential(nn.Linear(4, 3)), torch.zeros(2, 4, requires_grad=True)
+    assert macs(step(net, x)) == (2 * 12, 2 * 2 * 12, 0)
+    assert x.grad is None
+
+
+def test_a_frozen_layer_passes_the_gradient_on_where_one_is_wanted() -> None:
+    first, second = nn.Linear(4, 5), nn.Linear(5, 3)
+    net = nn.Sequential(first, second)
+    first.requires_grad_(False)  # nothing to do there at all
+    assert macs(step(net, (4,), batch=2)) == (2 * 20 + 2 * 15, 2 * 15, 0)
+    first.requires_grad_(True)
+    second.requires_grad_(False)  # the input's gradient alone
+    assert macs(step(net, (4,), batch=2)) == (2 * 20 + 2 * 15, 2 * 15 + 2 * 20, 0)
+
+
+def test_an_adapter_beside_a_frozen_layer() -> None:
+    """x W + x A B: A's gradient needs that of x A, which B passes on."""
+    net = Net(lambda net, x: net.w(x) + net.b(net.a(x)), w=nn.Linear(8, 6, False), a=nn.Linear(8, 2, False))
+    net.b = nn.Linear(2, 6, False)
+    net.w.requires_grad_(False)
+    assert macs(step(net, (8,), batch=3)) == (3 * (48 + 16 + 12), 3 * (2 * 12 + 16), 0)
+
+
+def test_a_shared_weight_has_a_gradient_for_each_use() -> None:
+    net = Net(lambda net, x: net.fc(net.fc(x)), fc=nn.Linear(4, 4, False))
+    ledger = step(net, (4,), batch=2)
+    # both uses' weight gradients, added up, and the second's input gradient
+    assert macs(ledger) == (2 * 2 * 16, 3 * 2 * 16, 0)
+    assert ("add", "fc", "backward") in booked(ledger)
+
+
+@pytest.mark.parametrize(("groups", "transposed"), [(1, False), (2, False), (1, True), (2, True)])
+def test_a_convolution(groups: int, transposed: bool) -> None:
+    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+    net = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), kind(4, 6, 3, groups=groups), nn.Flatten())
+    ledger = step(net, (3, 8, 8))
+    # each element of the output (of the input, transposed) meets 3 x 3 x channels of the other side of its group
+    elements, other = (4 * 8 * 8, 6) if transposed else (6 * 6 * 6, 4)
+    second = elements * 9 * other // groups
+    first = 4 * 8 * 8 * 3
+    assert macs(ledger) == (first + second, first + 2 * second, 0)
+
+
+def test_recurrent_layers_and_attention_cost_twice_the_forward() -> None:
+    x = torch.zeros(2, 7, 4, requires_grad=True)
+    lstm = Net(lambda net, x: net.lstm(x)[0].sum(1), lstm=nn.LSTM(4, 5, batch_first=True))
+    forward, backward, _ = macs(step(lstm, x))
+    assert forward == 2 * 7 * 4 * 5 * (4 + 5) and backward == 2 * forward
+    attention = Net(lambda net, x: F.scaled_dot_product_attention(x, x, x * net.s).sum(1))
+    attention.s = nn.Parameter(torch.ones(1))
+    forward, backward, _ = macs(step(attention, x))
+    assert forward == 2 * 2 * 7 * 7 * 4 and backward == 2 * forward
+
+
+# --- phases and places ---------------------------------------------------------------------------------------------
+
+
+def test_backward_is_booked_where_forward_was() -> None:
+    net = Net(lambda net, x: net.b(net.a(x).relu()), a=nn.Linear(4, 5), b=nn.Linear(5, 3))
+    places = {(name, path) for name, path, phase in booked(step(net, (4,), batch=2)) if phase == "backward"}
+    assert {("mm", "a"), ("mm", "b"), ("threshold_backward", ""), ("nll_loss_backward", "")} <= places
+
+
+def test_a_module_that_two_parents_call_gets_the_backward_of_each_call() -> None:
+    fc = nn.Linear(4, 4)
+    ledger = step(nn.Sequential(nn.Sequential(fc), nn.Sequential(fc)), (4,), batch=2)
+    backward = Counter(path for name, path, phase in booked(ledger) if phase == "backward" and name == "mm")
+    assert backward == {"0.0": 1, "1.0": 2}
+
+
+@pytest.mark.parametrize("view", ["by_layer", "by_operation", "by_module"])
+def test_phases_add_up_in_every_view(view: str) -> None:
+    ledger = step(nn.Sequential(nn.Linear(4, 5), nn.Dropout(), nn.Linear(5, 3)), (4,), batch=2, optimizer="adamw")
+    for name in ("macs", "flops", "bytes_read", "bytes_written", "activation_bytes", "operations"):
+        whole = getattr(ledger, view)().total[name]
+        parts = [getattr(ledger, view)(phase=phase) for phase in PHASES]
+        assert sum(part.total[name] for part in parts) == whole == ledger.totals()[name]
+        assert all(sum(row[name] for row in part.rows) == part.total[name] for part in parts)
+    assert ledger.totals(phase="backward")["activation_bytes"] == 0
+    assert "backward of the training step" in ledger.by_layer(phase="backward").title
+    with pytest.raises(UserError, match="phase is 'forwards'"):
+        ledger.by_layer(phase="forwards")
+
+
+@pytest.mark.parametrize("convention", ["torchstat", "fvcore"])
+def test_narrower_conventions_count_the_forward_alone(convention: str) -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).train()
+    inference = analyze(net, (4,), mode="train").totals(convention)
+    training = step(net, (4,)).totals(convention)
+    quantities = {"torchstat": ("madd", "flops", "mem_rw_b"), "fvcore": ("macs", "activations")}[convention]
+    if convention == "torchstat":  # leaves alone: the loss is outside as well
+        assert [training[name] for name in quantities] == [inference[name] for name in quantities]
+    assert training["excluded"] > inference["excluded"]
+
+
+# --- the same on meta as for real ----------------------------------------------------------------------------------
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * x * gradient
+
+
+def checkpointed(reentrant: bool) -> nn.Module:
+    inner = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.ReLU())
+    return Net(
+        lambda net, x: torch.utils.checkpoint.checkpoint(net.a, net.b(x), use_reentrant=reentrant),
+        b=nn.Linear(4, 4),
+        a=inner,
+    )
+
+
+def packed(net: Any, x: torch.Tensor) -> torch.Tensor:
+    rows = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([7, 3]), batch_first=True)
+    return nn.utils.rnn.pad_packed_sequence(net.a(rows)[0], batch_first=True)[0]
+
+
+def penalised(net: Any, x: torch.Tensor) -> torch.Tensor:
+    """A gradient that forward itself asks for."""
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(net.a(x).tanh().sum(), x, create_graph=True)
+    return net.a(x) + gradient.square().sum()
+
+
+IMAGE = torch.randn(2, 3, 9, 9)
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Dropout(0.1), nn.Linear(5, 3)),
+    "dropout in place": lambda: Net(
+        lambda net, x: net.b(F.dropout(net.a(x), 0.5, True, True)), a=nn.Linear(4, 4), b=nn.Linear(4, 4)
+    ),
+    "lstm": lambda: Net(
+        lambda net, x: net.a(x)[0], a=nn.LSTM(4, 5, 2, bidirectional=True, dropout=0.2, batch_first=True)
+    ),
+    "gru": lambda: Net(lambda net, x: net.a(x)[1], a=nn.GRU(4, 5)),
+    "packed": lambda: Net(packed, a=nn.LSTM(4, 5, batch_first=True)),
+    "attention": lambda: Net(
+        lambda net, x: net.a(x, x, x, need_weights=False)[0],
+        a=nn.MultiheadAttention(4, 2, batch_first=True, dropout=0.1),
+    ),
+    "encoder": lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+    "image": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.SiLU(),
+        nn.Dropout2d(),
+        nn.ConvTranspose2d(8, 4, 2),
+        nn.GroupNorm(2, 4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Softmax(-1),
+    ),
+    "checkpoint": lambda: checkpointed(False),
+    "reentrant checkpoint": lambda: checkpointed(True),
+    "own function": lambda: Net(lambda net, x: Square.apply(net.a(x)), a=nn.Linear(4, 4)),
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)),
+    "tied": lambda: Net(lambda net, x: F.linear(net.a(x), net.a.weight.t()), a=nn.Linear(4, 4)),
+    "penalty": lambda: Net(penalised, a=nn.Linear(4, 4)),
+    "embedding": lambda: Net(lambda net, x: net.a(x.argmax(-1)), a=nn.Embedding(9, 5)),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_step_on_meta_is_the_step_for_real(name: str) -> None:
+    net, x = NETS[name](), IMAGE if name == "image" else torch.randn(2, 7, 4)
+    found = []
+    for real in (None, Copies()):
+        captured = capture(net, (x,), {}, "train", real=real, training=training_step(None, "adamw"))
+        assert captured.error is None, captured.record.error
+        record = captured.record
+        found.append(
+            [
+                (*place, record.operations[entry.operation])
+                for place, entry in zip(booked(Ledger(record)), record.entries, strict=True)
+            ]
+        )
+        assert not Ledger(record).unknown
+    assert found[0] == found[1]
+    assert {phase for _, _, phase, _ in found[0]} == set(PHASES)
+
+
+def test_a_checkpoint_is_seen_as_it_is() -> None:
+    """Its forward runs again in the backward."""
+    plain = checkpointed(False)
+    again = step(plain, (7, 4), loss=lambda output: output.sum())
+    forward, backward, _ = macs(again)
+    inner, outer = 7 * 4 * 5, 7 * 4 * 4
+    assert (forward, backward) == (inner + outer, inner + (2 * inner + outer))
+    assert ("addmm", "a.0", "backward") in booked(again)
+
+
+# --- the optimizer -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_by_name(name: str) -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    ledger = step(net, (4,), batch=2, optimizer=name)
+    taken = Counter(operation for operation, _, phase in booked(ledger) if phase == "optimizer")
+    assert taken and not ledger.unknown and all(operation.startswith("_foreach_") for operation in taken)
+    assert not any(p.grad is not None for p in net.parameters())
+
+
+def test_the_step_is_one_of_the_steady_state() -> None:
+    """The state is there from the start, and is not made within the step."""
+    net = nn.Sequential(nn.Linear(4, 5))
+    allocations = step(net, (4,), optimizer="adamw").record.allocations
+    kinds = {kind: [a for a in allocations if a.kind == kind] for kind in ("optimizer", "gradient", "parameter")}
+    # two moments of 4 x 5 and of 5, a count of steps for each
+    assert sorted(a.bytes for a in kinds["optimizer"]) == sorted(2 * [80, 20] + 2 * [4])
+    assert all((a.born, a.died) == (0, None) for a in kinds["optimizer"])
+    assert sorted(a.bytes for a in kinds["gradient"]) == [20, 80]
+    assert all(a.died is not None for a in kinds["gradient"]), "zero_grad frees them"
+
+
+def test_sgd_by_hand() -> None:
+    ledger = step(nn.Sequential(nn.Linear(4, 5)), (4,), optimizer="sgd")
+    # p += -rate g for each of the 25 parameters: one operation an element, its factor included
+    assert ledger.totals(phase="optimizer")["flops"] == 25
+    assert [name for name, _, phase in booked(ledger) if phase == "optimizer"] == ["_foreach_add_"]
+
+
+def test_an_optimizer_of_the_users_own_keeps_its_groups() -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    groups = [{"params": net[0].parameters(), "weight_decay": 0.0}, {"params": net[1].parameters()}]
+    own = torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.1, foreach=True)
+    before = copy.deepcopy(own.state_dict())
+    ledger = step(net, (4,), optimizer=own)
+    decayed = [name for name, _, phase in booked(ledger) if phase == "optimizer"]
+    assert decayed.count("_foreach_add") == 1, "weight decay of the second group alone"
+    assert own.state_dict() == before and all(p.grad is None for p in net.parameters())
+    with pytest.raises(ForwardError, match="SGD holds none of the model's parameters"):
+        step(nn.Linear(4, 3), (4,), optimizer=own)
+
+
+def test_other_ways_to_name_an_optimizer() -> None:
+    net = nn.Linear(4, 3)
+    fused = step(net, (4,), optimizer=lambda parameters: torch.optim.AdamW(parameters, fused=True))
+    assert ("_fused_adamw_", "", "optimizer") in booked(fused)
+    assert macs(step(net, (4,), optimizer=torch.optim.Adam))[2] == 0
+    for wrong, said in (("adamww", "Did you mean 'adamw'"), (3, "optimizer is 3")):
+        with pytest.raises(UserError, match=said):
+            step(net, (4,), optimizer=wrong)
+
+
+# --- losses --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["cross_entropy", "nll", "mse", "l1", "smooth_l1", "huber", "bce", "bce_with_logits",
+     nn.CrossEntropyLoss(label_smoothing=0.1), nn.MSELoss(), nn.BCEWithLogitsLoss(), lambda out: out.square().mean()],
+)  # fmt: skip
+def test_losses(loss: Any) -> None:
+    ledger = analyze(nn.Sequential(nn.Linear(4, 3), nn.Sigmoid()), (4,), batch=2, training=True, loss=loss)
+    assert not ledger.unknown and not ledger.assumptions
+    assert macs(ledger) == (24, 24, 0)
+
+
+def test_classes_of_every_pixel() -> None:
+    ledger = step(nn.Conv2d(3, 5, 1), (3, 6, 6), batch=2)
+    (loss,) = [o for o in ledger.record.operations if o.name == "nll_loss2d_forward"]
+    assert loss.inputs[1].shape == (2, 6, 6)
+
+
+def test_the_loss_that_an_output_carries() -> None:
+    net = Net(lambda net, x: {"loss": net.fc(x).sum(), "logits": net.fc(x)}, fc=nn.Linear(4, 3))
+    assert analyze(net, (4,), training=True).assumptions == []
+
+
+def test_what_is_taken_for_the_loss_is_said() -> None:
+    net = Net(lambda net, x: (net.fc(x), net.fc(x).sum()), fc=nn.Linear(4, 3))
+    assert analyze(net, (4,), training=True).assumptions == [SUMMED]
+    assert step(net, (4,)).assumptions == [FIRST]
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda output: output, r"the loss is a tensor of shape \(2, 3\), expected a scalar"),
+        (lambda output: 3.0, "the loss is 3.0, expected a scalar tensor"),
+        (lambda output: output.detach().sum(), "does not hang on any parameter"),
+    ],
+)
+def test_a_loss_that_is_none(loss: Any, said: str) -> None:
+    with pytest.raises(ForwardError, match=said):
+        analyze(nn.Linear(4, 3), (4,), batch=2, training=True, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"loss": "cross_entrpy"}, "Did you mean 'cross_entropy'"),
+        ({"loss": F.cross_entropy}, "takes 2 arguments; .*lambda output: criterion"),
+        ({"loss": nn.CrossEntropyLoss}, r"loss is <class .*nn.CrossEntropyLoss\(\)"),
+        ({"training": False, "optimizer": "sgd"}, "optimizer was given without training"),
+        ({"training": False, "loss": "mse"}, "loss was given without training"),
+    ],
+)
+def test_what_does_not_go_together(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        analyze(nn.Linear(4, 3), (4,), **{"training": True, **arguments})
+
+
+def test_nothing_to_train() -> None:
+    with pytest.raises(ForwardError, match="there is nothing to train"):
+        analyze(nn.Linear(4, 3).requires_grad_(False), (4,), training=True)
+
+
+def test_the_users_model_is_as_it_was() -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(), nn.Linear(5, 3)).eval()
+    net[0].weight.grad = torch.ones(5, 4)
+    before, flags = copy.deepcopy(net.state_dict()), [module.training for module in net.modules()]
+    step(net, (4,), batch=2, optimizer="adamw")
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert [module.training for module in net.modules()] == flags and not net.training
+    assert torch.equal(net[0].weight.grad, torch.ones(5, 4)) and net[3].weight.grad is None
+    assert torch.is_grad_enabled()
+
+
+def test_a_frozen_batch_norm_stays_so() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten()).eval()
+    names = {
+        o.arguments.get("training")
+        for o in step(net, (3, 2, 2), mode="as_is").record.operations
+        if o.name == "batch_norm"
+    }
+    assert names == {False}
+
+
+def test_a_ledger_of_a_step_is_saved_and_read(tmp_path: Any) -> None:
+    ledger = step(nn.Linear(4, 3), (4,), optimizer="sgd")
+    ledger.save(tmp_path / "net.json")
+    read = Ledger.load(tmp_path / "net.json")
+    assert read.record == ledger.record and "training step (cross_entropy, sgd)" in read.by_layer().title
