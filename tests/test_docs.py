@@ -48,8 +48,9 @@ def test_python_of_the_readme_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(models.build("googlenet").state_dict(), "googlenet.pth")
+    names: dict[str, object] = {}  # a reader has what the blocks before have made
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, "README.md", "exec"), names)
     printed = capsys.readouterr().out
     # 30 x 30 x 8 outputs of 3 x 3 x 3, and 7200 by 10, for each of 8 samples
     assert f"{8 * (30 * 30 * 8 * 27 + 7200 * 10)} {{}} []" in printed
@@ -71,8 +72,13 @@ def test_commands_of_the_readme_run(
     ids += "    def forward(self, ids): return super().forward(ids)\n"
     (tmp_path / "package" / "module.py").write_text(ids)
     torch.save(models.build("resnet20").state_dict(), "resnet20.pth")
+    (tmp_path / "path" / "to" / "config.json").write_text(
+        '{"model_type": "llama", "hidden_size": 64, "vocab_size": 99}'
+    )
+    with torch.no_grad():
+        torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.zeros(2, 4),)), "net.pt2")
     commands = re.findall(r"^    (?:\$ )?torchledger ((?:stat|models).*?)(?: +#.*)?$", README, re.MULTILINE)
-    assert len(commands) == 10
+    assert len(commands) == 14
     for command in commands:
         with pytest.raises(SystemExit) as done:
             main(command.split())
