@@ -137,6 +137,9 @@ def ready(
         yield
 
 
+_COMPILE = ("torch._dynamo", "torch.nn.attention.flex_attention")  # what may set the compiler going
+
+
 def _seed() -> None:
     """Start the random generators alike in every run: what forward decides by chance falls the same way."""
     torch.default_generator.manual_seed(0)
@@ -166,7 +169,8 @@ def put_back() -> Iterator[None]:
         warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
         deterministic = torch.are_deterministic_algorithms_enabled()
         stack.callback(_set_deterministic, deterministic, warn_only)
-        if "torch._dynamo" in sys.modules:  # a compiled model runs as it was written, and is not compiled anew
+        if any(name in sys.modules for name in _COMPILE):
+            # What is compiled runs as it was written, and is not compiled anew.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", message=".*global hooks on modules")  # the hooks are the capture's own

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch._ops import HigherOrderOperator
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
@@ -42,6 +43,8 @@ class FrontDoor(TorchFunctionMode):
         self.recorder.autocast = torch._C._is_any_autocast_enabled()
         self.saw_autocast |= self.recorder.autocast
         special = _TABLE.get(func)
+        if special is None and isinstance(func, HigherOrderOperator):
+            special = _HIGHER_ORDER.get(func.name())
         try:
             return func(*args, **kwargs) if special is None else special(self, func, *args, **kwargs)
         except Exception as error:
@@ -110,16 +113,22 @@ def _new_tensor_like(door: FrontDoor, func: Callable[..., Any], like: torch.Tens
     return made
 
 
-# torch.utils.checkpoint compares what it saw where no mode answers with what it sees when it runs again.
-_COMPARES_DEVICES = "_default_meta_extractor"
+# Where torch itself asks for a device. A checkpoint compares what it saw where no mode answers with what it sees when it
+# runs again; flex_attention has a backward on a GPU alone, and says so: a training step with it is one on a GPU.
+_ASKING: dict[tuple[str, str], Callable[[torch.device], torch.device]] = {
+    ("torch.utils.checkpoint", "_default_meta_extractor"): lambda device: device,
+    ("torch.nn.attention.flex_attention", "_validate_device"): lambda _: torch.device("cuda"),
+}
 
 
 def _device(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor) -> torch.device:
     """Answer where the tensor would lie: code that asks goes another way on meta."""
     device: torch.device = func(tensor)
-    if device.type != "meta" or sys._getframe(2).f_code.co_name == _COMPARES_DEVICES:
+    if device.type != "meta":
         return device
-    return door.device
+    asking = sys._getframe(2)
+    answer = _ASKING.get((asking.f_globals.get("__name__", ""), asking.f_code.co_name))
+    return door.device if answer is None else answer(device)
 
 
 def _lies_on(kind: str) -> Callable[..., bool]:
@@ -204,6 +213,8 @@ def _seen_inside(function: Any) -> Callable[..., Any]:
     return run
 
 
+# By name: they exist once somebody has imported them.
+_HIGHER_ORDER: dict[str, Callable[..., Any]] = {"flex_attention": _whole(whole.flex_attention)}
 _TABLE: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _whole(whole.attention),
     F.multi_head_attention_forward: _seen_inside(F.multi_head_attention_forward),

@@ -179,6 +179,33 @@ def attention(
     return book(recorder, "scaled_dot_product_attention", tensors, arguments, run)
 
 
+def flex_attention(
+    recorder: Recorder,
+    func: Callable[..., Any],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *others: Any,
+    **options: Any,
+) -> Any:
+    """Book `flex_attention`, which returns the sums and the largest scores of its rows besides; all of the square."""
+
+    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Any:
+        if not q.is_meta:
+            with _disable_current_modes():  # it goes by no mode that does not know it
+                return func(q, k, v, *others, **options)
+        rows = [q.new_empty(q.shape[:-1], dtype=torch.float32) for _ in range(2)]
+        return _fused_layout(q, v, lambda: q.new_empty((*q.shape[:-1], v.shape[-1]))), *rows
+
+    if SCORES not in recorder.record.assumptions:
+        recorder.record.assumptions.append(SCORES)
+    tensors: dict[str, Given] = {"query": query, "key": key, "value": value}
+    return book(recorder, "higher_order::flex_attention", tensors, {}, run)
+
+
+SCORES = "what flex_attention's score_mod and mask_mod compute for each score is not counted"
+
+
 def _attention_fits(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, is_causal: bool, gqa: bool
 ) -> bool:
