@@ -44,7 +44,7 @@ class FrontDoor(TorchFunctionMode):
         self.saw_autocast |= self.recorder.autocast
         special = _TABLE.get(func)
         if special is None and isinstance(func, HigherOrderOperator):
-            special = _HIGHER_ORDER.get(func.name())
+            special = _HIGHER_ORDER.get(func.__name__)
         try:
             return func(*args, **kwargs) if special is None else special(self, func, *args, **kwargs)
         except Exception as error:
@@ -113,8 +113,8 @@ def _new_tensor_like(door: FrontDoor, func: Callable[..., Any], like: torch.Tens
     return made
 
 
-# Where torch itself asks for a device. A checkpoint compares what it saw where no mode answers with what it sees when it
-# runs again; flex_attention has a backward on a GPU alone, and says so: a training step with it is one on a GPU.
+# Where torch itself asks for a device. A checkpoint compares what it saw where no mode answers with what it sees when
+# it runs again; flex_attention has a backward on a GPU alone, and says so: a training step with it is one on a GPU.
 _ASKING: dict[tuple[str, str], Callable[[torch.device], torch.device]] = {
     ("torch.utils.checkpoint", "_default_meta_extractor"): lambda device: device,
     ("torch.nn.attention.flex_attention", "_validate_device"): lambda _: torch.device("cuda"),
