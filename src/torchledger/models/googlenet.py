@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchledger.models.checks import check_images, check_rate, check_whole
+from torchledger.models.checks import check_arguments, check_images, check_rate
 from torchledger.models.inception import ConvNormRelu, ConvRelu, GoogLeNetOutputs, check_rescaling, rescaled
 
 torch.fx.wrap("check_images")  # a trace keeps these instead of looking into them
@@ -166,8 +166,8 @@ class GoogLeNetV1(Stages):
         dropout_aux: float = 0.7,
         init: bool = True,
     ) -> None:
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout, dropout_aux=dropout_aux)
+        check_arguments(num_classes, in_channels, dropout, aux_logits=aux_logits, init=init)
+        check_rate(dropout_aux=dropout_aux)
         super().__init__()
         self.conv1 = ConvRelu(in_channels, 64, 7, stride=2, padding=3)
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
@@ -224,8 +224,9 @@ class GoogLeNet(Stages):
         dropout_aux: float = 0.7,
         init: bool = True,
     ) -> None:
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout, dropout_aux=dropout_aux)
+        flags = {"aux_logits": aux_logits, "transform_input": transform_input, "init": init}
+        check_arguments(num_classes, in_channels, dropout, **flags)
+        check_rate(dropout_aux=dropout_aux)
         check_rescaling(transform_input, in_channels)
         super().__init__()
         self.conv1 = ConvNormRelu(in_channels, 64, 7, stride=2, padding=3)

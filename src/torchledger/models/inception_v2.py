@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchledger.models.checks import check_images, check_rate, check_whole
+from torchledger.models.checks import check_arguments, check_images
 
 torch.fx.wrap("check_images")  # a trace keeps these as they are: they look at sizes
 torch.fx.wrap("halved")
@@ -66,8 +66,7 @@ class InceptionV2(nn.Module):
         self, num_classes: int = 1000, *, in_channels: int = 3, dropout: float = 0.0, init: bool = True
     ) -> None:
         super().__init__()
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout)
+        check_arguments(num_classes, in_channels, dropout, init=init)
         self._add("conv1_7x7_s2", in_channels, 64, 7, stride=2)
         self._add("conv2_3x3_reduce", 64, 64, 1)
         self._add("conv2_3x3", 64, 192, 3)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchledger.models.checks import check_images, check_rate, check_whole
+from torchledger.models.checks import check_arguments, check_images
 from torchledger.models.inception import ConvNormRelu, InceptionOutputs, check_rescaling, rescaled
 
 torch.fx.wrap("check_images")  # a trace keeps these instead of looking into them
@@ -197,8 +197,8 @@ class InceptionV3(nn.Module):
         init: bool = True,
     ) -> None:
         super().__init__()
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout)
+        flags = {"aux_logits": aux_logits, "transform_input": transform_input, "init": init}
+        check_arguments(num_classes, in_channels, dropout, **flags)
         check_rescaling(transform_input, in_channels)
         self.transform_input = transform_input
         self.Conv2d_1a_3x3 = ConvNormRelu(in_channels, 32, 3, stride=2)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from torchledger.models.checks import check_images, check_rate, check_whole
+from torchledger.models.checks import check_arguments, check_images
 from torchledger.models.inception import ConvNormRelu
 
 torch.fx.wrap("check_images")  # a trace keeps the check instead of looking into it
@@ -163,8 +163,7 @@ class InceptionV4(nn.Module):
         self, num_classes: int = 1000, *, in_channels: int = 3, dropout: float = 0.0, init: bool = True
     ) -> None:
         super().__init__()
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout)
+        check_arguments(num_classes, in_channels, dropout, init=init)
         self.features = nn.Sequential(  # 3 x 299 x 299
             valid(in_channels, 32),  # 32 x 149 x 149
             valid(32, 32, stride=1),  # 32 x 147 x 147
