@@ -4,7 +4,8 @@ He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016 (
 
 ImageNet: as torchvision has them, same keys, same outputs. Deviation: where a bottleneck halves its map, its 3 x 3
 convolution has the stride ("v1.5", Goyal et al. 2017, arXiv:1706.02677); the paper's first 1 x 1 convolution has it
-with `stride_in_1x1=True`. Shortcuts that change shape are projections (option B).
+with `stride_in_1x1=True`. Shortcuts that change shape are projections (option B). The last pooling is over the whole
+map, as in the paper, and adaptive, so that other sizes than 224 x 224 run, too; the same holds for CIFAR's.
 
 CIFAR (section 4.2): 6n + 2 layers, three stages of 16, 32 and 64 channels, shortcuts without parameters (option A), and
 the plain twin of each, the same layers without any shortcut (the paper has those of 20 to 56 and names the one of 110;
