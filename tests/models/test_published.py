@@ -233,8 +233,8 @@ SIZES = {
     # 35 x 35 block, where the released network is another
     "inception_v3": {
         "Conv2d_1a_3x3": "32x149x149", "Conv2d_2a_3x3": "32x147x147", "Conv2d_2b_3x3": "64x147x147",
-        "maxpool1": "64x73x73", "maxpool2": "192x35x35", "Mixed_5d": "288x35x35", "Mixed_6e": "768x17x17", "Mixed_7a": "1280x8x8",
-        "Mixed_7c": "2048x8x8", "avgpool": "2048x1x1",
+        "maxpool1": "64x73x73", "maxpool2": "192x35x35", "Mixed_5d": "288x35x35", "Mixed_6e": "768x17x17",
+        "Mixed_7a": "1280x8x8", "Mixed_7c": "2048x8x8", "avgpool": "2048x1x1",
     },
     # Szegedy et al. 2017, figures 3 and 9
     "inception_v4": {
