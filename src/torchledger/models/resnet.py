@@ -8,11 +8,13 @@ with `stride_in_1x1=True`. Shortcuts that change shape are projections (option B
 map, as in the paper, and adaptive, so that other sizes than 224 x 224 run, too; the same holds for CIFAR's.
 
 CIFAR (section 4.2): 6n + 2 layers, three stages of 16, 32 and 64 channels, shortcuts without parameters (option A), and
-the plain twin of each, the same layers without any shortcut (the paper has those of 20 to 56 and names the one of 110;
-that of 1202 layers does not train in float32, where its gradients overflow: benchmarks/learning.py). The paper does not
-say where option A pads the new channels; half of them go before and half behind the old ones, and keys are conv1, bn1,
-layer1 to layer3, linear, both as in the public weights of github.com/akamaster/pytorch_resnet_cifar10, so that these
-load.
+the plain twin of each, the same layers without any shortcut (the paper has those of 20 to 56 and names the one of 110).
+The twins of 110 and 1202 layers do not learn with the usual rules: their gradient grows by some 1.17 a layer towards
+the image. By steps that shrink as it grows they learn a batch, that of 1202 in float64 and with the last two fifths of
+its tensors alone (benchmarks/learning.py).
+The paper does not say where option A pads the new channels; half of them go before and half behind the old ones, and
+keys are conv1, bn1, layer1 to layer3, linear, both as in the public weights of
+github.com/akamaster/pytorch_resnet_cifar10, so that these load.
 """
 
 from __future__ import annotations
