@@ -2,6 +2,7 @@
 
     python examples/degradation.py                     # digits of scikit-learn, minutes on two cores
     python examples/degradation.py --data DIR          # CIFAR-10, the python version, unpacked in DIR
+    python examples/degradation.py --device cuda       # there, in place of the CPU
 
 Trains plain and residual twins (He et al. 2016, arXiv:1512.03385, figure 6) and writes degradation.csv, one row an
 epoch, and degradation.svg, the curves of the training error. Needs `pip install scikit-learn matplotlib`.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import math
 import multiprocessing
 import os
 import pickle
@@ -19,13 +21,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from rich.progress import Progress
+from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -64,6 +66,11 @@ class Data:
     test_images: Tensor
     test_classes: Tensor
 
+    def on(self, device: str) -> Data:
+        """Return the same on a device."""
+        tensors = (self.images, self.classes, self.test_images, self.test_classes)
+        return Data(self.name, *(tensor.to(device) for tensor in tensors))
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -74,6 +81,7 @@ class Settings:
     rate: float
     data: str | None
     samples: int | None
+    device: str = "cpu"
 
 
 # ---- data
@@ -140,6 +148,8 @@ def _batch(file: Path) -> tuple[Tensor, Tensor]:
 def _normalised(name: str, images: Tensor, classes: Tensor, test_images: Tensor, test_classes: Tensor) -> Data:
     """Bring each channel to mean 0 and deviation 1 over the training images."""
     deviation, mean = torch.std_mean(images, dim=(0, 2, 3), keepdim=True)
+    if not bool((deviation > 0).all()):
+        raise UserError(f"the training images of {name} hold a channel that is the same everywhere: nothing to learn")
     return Data(name, (images - mean) / deviation, classes, (test_images - mean) / deviation, test_classes)
 
 
@@ -147,11 +157,15 @@ def _normalised(name: str, images: Tensor, classes: Tensor, test_images: Tensor,
 
 
 def train(layers: int, shortcuts: bool, seed: int, settings: Settings) -> list[Row]:
-    """Train one network; return a row an epoch. SGD with momentum; a tenth of the rate at 1/2 and 3/4 of the epochs."""
+    """Train one network; return a row an epoch. SGD with momentum; a tenth of the rate at 1/2 and 3/4 of the epochs.
+
+    A loss that is no number any more raises `UserError`.
+    """
     torch.set_num_threads(1)  # two threads gain nothing on maps this small; two processes do
-    data = load(settings.data, settings.samples)
+    name = f"{KINDS[shortcuts]}{layers}"
+    data = load(settings.data, settings.samples).on(settings.device)
     torch.manual_seed(seed)
-    network = CifarResNet(layers, shortcuts, num_classes=10, in_channels=data.images.shape[1])
+    network = CifarResNet(layers, shortcuts, num_classes=10, in_channels=data.images.shape[1]).to(settings.device)
     optimizer = torch.optim.SGD(network.parameters(), lr=settings.rate, momentum=0.9, weight_decay=1e-4)
     milestones = sorted({settings.epochs // 2, settings.epochs * 3 // 4} - {0})
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
@@ -164,7 +178,13 @@ def train(layers: int, shortcuts: bool, seed: int, settings: Settings) -> list[R
                 continue  # a single image has no statistics
             logits, classes = network(data.images[chosen]), data.classes[chosen]
             optimizer.zero_grad()
-            F.cross_entropy(logits, classes).backward()
+            loss = F.cross_entropy(logits, classes)
+            if not math.isfinite(loss.item()):
+                raise UserError(
+                    f"the loss of {name}, seed {seed}, is {loss.item()} in epoch {epoch}: --rate {settings.rate} is too"
+                    f" high for it"
+                )
+            loss.backward()
             optimizer.step()
             wrong += int((logits.argmax(1) != classes).sum())
             seen += len(chosen)
@@ -176,8 +196,22 @@ def train(layers: int, shortcuts: bool, seed: int, settings: Settings) -> list[R
                 for images, classes in zip(data.test_images.split(512), data.test_classes.split(512), strict=True)
             )
         errors = round(100 * wrong / seen, 3), round(100 * missed / len(data.test_images), 3)
-        rows.append(Row(f"{KINDS[shortcuts]}{layers}", layers, shortcuts, seed, epoch, *errors))
+        rows.append(Row(name, layers, shortcuts, seed, epoch, *errors))
+        if EPOCHS_DONE is not None:
+            with EPOCHS_DONE.get_lock():
+                EPOCHS_DONE.value += 1
     return rows
+
+
+EPOCHS_DONE: Any = None  # in a worker: how many epochs all of them together have done
+
+
+def as_worker(epochs_done: Any) -> None:
+    """Share the count of epochs; leave Control-C, which reaches the workers too, to the process that ends them."""
+    global EPOCHS_DONE
+    EPOCHS_DONE = epochs_done
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def train_all(layers: Sequence[int], seeds: int, workers: int, settings: Settings) -> list[Row]:
@@ -185,16 +219,21 @@ def train_all(layers: Sequence[int], seeds: int, workers: int, settings: Setting
     jobs = [(depth, shortcuts, seed) for depth in layers for shortcuts in KINDS for seed in range(seeds)]
     jobs.sort(reverse=True)  # the deep ones first, so that no worker is left waiting for one
     rows: list[Row] = []
-    # Control-C reaches the workers too: they leave it to this process, which ends them.
-    calm = (signal.SIGINT, signal.SIG_IGN)
-    with Progress() as progress, ProcessPoolExecutor(workers, initializer=signal.signal, initargs=calm) as pool:
-        task = progress.add_task("training", total=len(jobs))
-        futures = {pool.submit(train, *job, settings): job for job in jobs}
+    workers = min(workers, len(jobs))
+    # A process that was forked cannot use CUDA, and one that starts anew takes seconds to.
+    context = multiprocessing.get_context(None if settings.device == "cpu" else "spawn")
+    epochs_done = context.Value("i", 0)
+    pool = ProcessPoolExecutor(workers, context, as_worker, (epochs_done,))
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress, pool:
+        task = progress.add_task("epochs", total=len(jobs) * settings.epochs)
+        futures = [pool.submit(train, *job, settings) for job in jobs]
         try:
-            for future in as_completed(futures):
-                rows += future.result()
-                depth, shortcuts, seed = futures[future]
-                progress.update(task, advance=1, description=f"{KINDS[shortcuts]}{depth}, seed {seed} done")
+            waiting = set(futures)
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in done:
+                    rows += future.result()
+                progress.update(task, completed=epochs_done.value)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in multiprocessing.active_children():
@@ -246,6 +285,11 @@ def _spread(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.2f} % ({min(values):.2f} to {max(values):.2f})"
 
 
+def title(data: Data, seeds: int) -> str:
+    """Return what stands above the picture."""
+    return f"{data.name}, {len(data.images):,} images, {seeds} seeds: mean, lowest to highest"
+
+
 def draw(rows: Sequence[Row], title: str) -> str:
     """Return the curves of the training error as SVG: the mean over seeds as a line, lowest to highest as a band."""
     try:
@@ -272,7 +316,7 @@ def draw(rows: Sequence[Row], title: str) -> str:
     axes.legend()
     text: IO[str] = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "degradation"}):  # the same picture for the same rows
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
@@ -301,8 +345,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=0.05, help="learning rate (default: 0.05)")
     parser.add_argument("--samples", type=positive, help="train on the first so many images alone")
     parser.add_argument("--workers", type=positive, default=min(2, os.cpu_count() or 1), help="processes (default: 2)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
     parser.add_argument("--output", metavar="DIR", default=".", help="where degradation.csv and .svg go (default: .)")
     return parser.parse_args(arguments)
+
+
+def check_device(name: str) -> None:
+    """Raise `UserError` where torch cannot compute on the device `name`."""
+    here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    try:
+        if torch.device(name).type == "meta":  # which takes everything, and computes nothing
+            raise ValueError("meta")
+        torch.ones(1, device=name).sum().item()
+    except Exception as error:  # each backend raises what it likes
+        raise UserError(f"--device is {name!r}, which torch cannot use here; there is {', '.join(here)}") from error
 
 
 def run(arguments: Sequence[str] | None) -> None:
@@ -313,7 +369,11 @@ def run(arguments: Sequence[str] | None) -> None:
     for name in ("batch", "samples"):
         if getattr(options, name) == 1:
             raise UserError(f"--{name} is 1, expected 2 or more: a single image has no statistics to train with")
-    settings = Settings(options.epochs, options.batch, options.rate, options.data, options.samples)
+    for depth in options.layers:
+        if options.layers.count(depth) > 1:
+            raise UserError(f"--layers has {depth} more than once")
+    check_device(options.device)
+    settings = Settings(options.epochs, options.batch, options.rate, options.data, options.samples, options.device)
     data = load(settings.data, settings.samples)
     for depth in options.layers:
         with torch.device("meta"):
@@ -328,8 +388,7 @@ def run(arguments: Sequence[str] | None) -> None:
     except OSError as error:
         raise UserError(f"cannot write to the folder {options.output!r}: {error.strerror}") from error
     rows = train_all(options.layers, options.seeds, options.workers, settings)
-    title = f"{data.name}, {len(data.images):,} images, {options.seeds} seeds: mean, lowest to highest"
-    for path, text in zip(paths, (to_csv(rows), draw(rows, title)), strict=True):
+    for path, text in zip(paths, (to_csv(rows), draw(rows, title(data, options.seeds))), strict=True):
         write_whole(path, text)
     print(table(rows))
     print(f"Written: {' and '.join(paths)}")
@@ -349,4 +408,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Control-C does, workers and all
     sys.exit(main())

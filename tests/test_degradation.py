@@ -16,7 +16,6 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "degradation.md"
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +70,45 @@ def test_cifar_is_read(degradation: ModuleType, tmp_path: Path) -> None:
     assert len(degradation.load(str(tmp_path), 7).images) == 7
 
 
+def test_images_that_are_all_the_same_are_refused(
+    degradation: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their deviation is 0, and a normalised pixel would be no number."""
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 1024), dtype=np.uint8)
+    images[:, 1] = 7
+    batch = {b"data": images.reshape(4, 3072), b"labels": [0, 1, 2, 3]}
+    assert degradation.main(["--data", str(cifar_folder(tmp_path, batch))]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "degradation: the training images of CIFAR-10 hold a channel that is the same everywhere: nothing to learn\n"
+    )
+
+
+def test_a_loss_that_diverges_is_said(
+    degradation: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--epochs", "2", "--seeds", "1", "--layers", "8", "--samples", "64", "--batch", "8", "--rate", "1e30"]
+    assert degradation.main([*options, "--output", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    wanted = r"degradation: the loss of \w+8, seed 0, is (nan|inf) in epoch 1: --rate 1e\+30 is too high for it\n"
+    assert re.fullmatch(wanted, said), said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_counts_epochs(degradation: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    update = degradation.Progress.update
+
+    def noted(progress: Any, task: Any, **changes: Any) -> None:
+        seen.append(changes["completed"])
+        update(progress, task, **changes)
+
+    monkeypatch.setattr(degradation.Progress, "update", noted)
+    settings = degradation.Settings(epochs=3, batch=32, rate=0.05, data=None, samples=64)
+    assert len(degradation.train_all([8], 1, 2, settings)) == 6  # two networks of three epochs
+    assert seen == sorted(seen) and seen[-1] == 6
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("was-here",)
@@ -107,6 +145,10 @@ def test_other_pickles_are_refused(
         (["--output", "no/such/folder"], "no/such/folder"),
         (["--samples", "1"], "--samples is 1, expected 2 or more"),
         (["--batch", "1"], "--batch is 1, expected 2 or more"),
+        (["--layers", "8", "14", "8"], "--layers has 8 more than once"),
+        (["--device", "meta"], "--device is 'meta', which torch cannot use here; there is cpu"),
+        (["--device", "gpu"], "--device is 'gpu', which torch cannot use here; there is cpu"),
+        (["--device", "cuda:99"], "--device is 'cuda:99', which torch cannot use here; there is cpu"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(
@@ -145,12 +187,15 @@ def test_numbers_are_whole_and_from_one(option: str, value: str, degradation: Mo
     assert done.value.code == 2
 
 
-def test_page_shows_the_table_of_its_csv(degradation: ModuleType) -> None:
+def test_what_the_page_concludes_is_in_its_csv(degradation: ModuleType) -> None:
     rows = degradation.from_csv((ROOT / "docs" / "degradation.csv").read_text(encoding="utf-8").splitlines())
-    text = PAGE.read_text(encoding="utf-8")
-    (shown,) = re.findall(r"<!-- degradation: table -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
-    assert shown == degradation.table(rows)
-    assert len({(row.network, row.seed) for row in rows}) == 12
+    options = degradation.parse([])
+    assert len(rows) == len(options.layers) * 2 * options.seeds * options.epochs  # of a run without any option
+    ends = [row for row in rows if row.epoch == options.epochs]
+    of_plain56 = [row.training_error for row in ends if row.network == "plain56"]
+    of_others = [row.training_error for row in ends if row.network in ("plain20", "resnet20", "resnet56")]
+    assert min(of_plain56) > 10 > 1 > max(of_others)
+    assert (len(of_plain56), len(of_others)) == (options.seeds, 3 * options.seeds)
 
 
 @pytest.mark.parametrize(("epochs", "rates"), [(1, [1]), (2, [1, 0.1]), (4, [1, 1, 0.1, 0.01])])

@@ -38,6 +38,25 @@ def test_figures_and_page_of_the_networks_are_current() -> None:
     assert (ROOT / "docs" / "models.md").read_text(encoding="utf-8") == made.models()
 
 
+def test_page_and_picture_of_the_degradation_are_current() -> None:
+    made, page = generator(), ROOT / "docs" / "degradation.md"
+    lines = page.with_suffix(".csv").read_text(encoding="utf-8").splitlines()
+    text = page.read_text(encoding="utf-8")
+    assert made.degradation(text, lines)[0] == text
+    drawn = page.with_suffix(".svg").read_text(encoding="utf-8")
+    # Curves and bands alone: letters and ticks are drawn a little differently by other versions of matplotlib.
+    assert curves(made.degradation(text, lines)[1]) == curves(drawn)
+    assert len(curves(drawn)) == 8  # a curve and a band for each of four networks
+    lines[1] = lines[1].replace("78.566", "8.566")
+    assert curves(made.degradation(text, lines)[1]) != curves(drawn)
+
+
+def curves(picture: str) -> list[list[float]]:
+    """Return the points of an SVG's curves and bands, to a tenth of a point; letters have fewer straight lines."""
+    paths = re.findall(r'<path (?:id="\w+" )?d="([^"]*)"', picture)
+    return [[round(float(one), 1) for one in re.findall(r"-?[\d.]+", path)] for path in paths if path.count("L") > 70]
+
+
 def test_tables_of_the_readme_are_the_golden_ones() -> None:
     assert generator().readme(README) == README
     assert "features.0    64x55x55          23,296    140,553,600   70,470,400      695,296" in README
@@ -109,7 +128,7 @@ def test_error_of_a_network_in_the_readme_is_the_real_one() -> None:
     "name",
     [
         "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/conventions.md", "docs/coverage.md",
-        "docs/custom_operations.md", "docs/models.md",
+        "docs/custom_operations.md", "docs/degradation.md", "docs/models.md",
     ],
 )  # fmt: skip
 def test_links_lead_somewhere(name: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from torchledger import ForwardError, analyze
 from torchledger.errors import UserError
-from torchledger.models import build, checks
+from torchledger.models import build
 from torchledger.models import inception_v2 as v2
 
 # Name, arguments, train mode, batch: the smallest side that works, and the largest where there is one.
@@ -97,6 +97,41 @@ def test_what_is_no_batch_of_images(size: tuple[int, ...], said: str) -> None:
             build(name)(torch.empty(size))
 
 
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        ("resnet50", "stride_in_1x1", "no"),
+        ("resnet18", "zero_init_residual", 1),
+        ("googlenet", "aux_logits", None),
+        ("googlenet_v1", "aux_logits", "False"),
+        ("inception_v3", "transform_input", 0),
+        *(
+            (name, "init", "no")
+            for name in ("alexnet", "alexnet_2012", "vgg11", "inception_v2", "inception_v4", "plain20")
+        ),
+    ],
+)
+def test_a_flag_is_true_or_false(name: str, argument: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"^{argument} is {value!r}, expected True or False$"), torch.device("meta"):
+        build(name, **{argument: value})
+
+
+def test_the_flags_that_a_name_fixes_are_true_or_false() -> None:
+    from torchledger.models.resnet import CifarResNet
+    from torchledger.models.vgg import VGG
+
+    with pytest.raises(UserError, match=r"^batch_norm is 'no', expected True or False$"), torch.device("meta"):
+        VGG(11, "no")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^shortcuts is 0, expected True or False$"), torch.device("meta"):
+        CifarResNet(20, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("argument", ["num_classes", "in_channels"])
+def test_a_size_that_overflows_is_refused(argument: str) -> None:
+    with pytest.raises(UserError, match=f"^{argument} is too large: .* 2,147,483,647"), torch.device("meta"):
+        build("resnet20", **{argument: 2**31})
+
+
 def test_an_analysis_says_what_the_network_says() -> None:
     with torch.device("meta"):
         alexnet = build("alexnet")
@@ -154,19 +189,35 @@ def test_wrong_depths_are_said() -> None:
         CifarResNet(21, True)
     with pytest.raises(UserError, match="stride_in_1x1=True is for bottlenecks"):
         build("resnet18", stride_in_1x1=True)
-    assert checks.check_whole(layers=3) is None
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_whole_numbers_are_not_rescaled(name: str) -> None:
-    """The constants of the rescaling would be cut down to 0, and every image be the same."""
-    model = build(name, num_classes=2, transform_input=True, init=False).eval()
-    with pytest.raises(UserError, match="transform_input=True is for normalised images, and these are uint8"):
-        model(torch.zeros(2, 3, 96, 96, dtype=torch.uint8))
+EACH = ("alexnet", "alexnet_2012", "vgg11", "googlenet_v1", "googlenet", "inception_v2", "inception_v3", "inception_v4",
+        "resnet18", "resnet20")  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["alexnet", "alexnet_2012", "vgg11", "googlenet", "inception_v2", "inception_v3",
-                                  "inception_v4", "resnet18", "resnet20"])  # fmt: skip
+@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_images_are_floating_point(name: str, dtype: torch.dtype) -> None:
+    """Where pixels are rescaled inside the network, they would be cut down to 0 in silence."""
+    with torch.device("meta"):
+        model = build(name).eval()
+        x = torch.zeros(2, 3, 227, 227, dtype=dtype)
+    text = str(dtype).removeprefix("torch.")
+    with pytest.raises(UserError, match=rf"takes images of floating-point numbers, got {text}: convert them with x\."):
+        model(x)
+
+
+@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("given", [[[1.0]], "cat.jpg", None, (torch.zeros(1, 3, 64, 64),)])
+def test_images_are_a_tensor(name: str, given: object) -> None:
+    with torch.device("meta"):
+        model = build(name).eval()
+    kind = type(given).__name__
+    with pytest.raises(UserError, match=f"takes a tensor, N x 3 x height x width, got {kind}$"):
+        model(given)
+
+
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize("rate", [2, -0.1, float("nan"), "x", True, None])
 def test_dropout_is_a_rate(name: str, rate: Any) -> None:
     with pytest.raises(UserError, match=f"dropout is {rate!r}, expected a rate from 0 to 1"), torch.device("meta"):

@@ -14,7 +14,7 @@ from torchledger.models import build
 from torchledger.models.registry import REGISTRY
 
 TORCHVISION = [name for name, entry in REGISTRY.items() if entry.weights.startswith("torchvision")]
-LARGE = {"inception_v3": 299, "inception_v4": 96, "alexnet": 80}  # pixels; the others take less
+LARGE = {"inception_v3": 299, "inception_v4": 139, "alexnet": 80}  # pixels; the others take less
 
 
 def on_meta(name: str, **arguments: Any) -> nn.Module:
@@ -48,17 +48,30 @@ def outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
     return [made] if isinstance(made, Tensor) else list(made)
 
 
+@torch.no_grad()
+def randomise(model: nn.Module) -> None:
+    """Give every parameter and statistic a value of its own, such that what an image says reaches the outputs."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):  # as published, googlenet's signal dies on its way, in eval mode
+            nn.init.kaiming_normal_(module.weight)
+    for key, value in model.state_dict().items():
+        if key.endswith(("running_mean", "bias")):
+            value.normal_(std=0.1)
+        elif key.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference, over the largest value."""
+    return float((one - other).abs().max() / other.abs().max())
+
+
 @pytest.mark.parametrize("name", [*TORCHVISION, "inception_v4"])
 def test_outputs_equal_the_published_network(name: str) -> None:
     """One random state dict on both sides, in eval and, dropout aside, in train mode; heads too."""
     torch.manual_seed(0)
     theirs = published(name)
-    with torch.no_grad():
-        for key, value in theirs.state_dict().items():
-            if key.endswith(("running_mean", "bias")):
-                value.normal_(std=0.1)
-            elif key.endswith("running_var"):
-                value.uniform_(0.5, 1.5)
+    randomise(theirs)
     ours = on_meta(name)
     ours.load_state_dict(theirs.state_dict(), assign=True, strict=True)
     theirs = published(name)
@@ -71,7 +84,8 @@ def test_outputs_equal_the_published_network(name: str) -> None:
         made, expected = outputs(ours.train(train), x), outputs(theirs.train(train), x)
         assert len(made) == len(expected) == (1 if not train else {"googlenet": 3, "inception_v3": 2}.get(name, 1))
         for one, other in zip(made, expected, strict=True):
-            assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+            assert difference(other[0], other[1]) > 1e-2  # or equality would say nothing
+            assert difference(one, other) < 1e-5
     state = theirs.state_dict()
     assert all(torch.allclose(value, state[key]) for key, value in ours.state_dict().items())  # running statistics
 
@@ -156,7 +170,7 @@ def module_rows(name: str, *wanted: str) -> tuple[dict[str, str], dict[str, int]
 
 
 # Szegedy et al. 2015, table 1: output size, operations in millions (rounded or cut off there). Not here, since the
-# table contradicts itself: the operations of conv1, 4c and 5a.
+# table contradicts itself: the operations of conv1 and 5a (and, of 4c, the parameters).
 GOOGLENET_TABLE = {
     "conv1": ("64x112x112", None),
     "maxpool1": ("64x56x56", None),
@@ -167,7 +181,7 @@ GOOGLENET_TABLE = {
     "maxpool3": ("480x14x14", None),
     "inception4a": ("512x14x14", 73),
     "inception4b": ("512x14x14", 88),
-    "inception4c": ("512x14x14", None),
+    "inception4c": ("512x14x14", 100),
     "inception4d": ("528x14x14", 119),
     "inception4e": ("832x14x14", 170),
     "maxpool4": ("832x7x7", None),
@@ -215,11 +229,12 @@ SIZES = {
     },
     # He et al. 2016, section 4.2
     "resnet110": {"layer1": "16x32x32", "layer2": "32x16x16", "layer3": "64x8x8"},
-    # Szegedy et al. 2016, table 1, the sizes from the 35 x 35 blocks on
+    # Szegedy et al. 2016, table 1, which gives what goes into a row: all but 71x71x80 and the 288 channels of the first
+    # 35 x 35 block, where the released network is another
     "inception_v3": {
         "Conv2d_1a_3x3": "32x149x149", "Conv2d_2a_3x3": "32x147x147", "Conv2d_2b_3x3": "64x147x147",
-        "maxpool1": "64x73x73", "Mixed_5d": "288x35x35", "Mixed_6e": "768x17x17", "Mixed_7a": "1280x8x8",
-        "Mixed_7c": "2048x8x8", "avgpool": "2048x1x1",
+        "maxpool1": "64x73x73", "maxpool2": "192x35x35", "Mixed_5d": "288x35x35", "Mixed_6e": "768x17x17",
+        "Mixed_7a": "1280x8x8", "Mixed_7c": "2048x8x8", "avgpool": "2048x1x1",
     },
     # Szegedy et al. 2017, figures 3 and 9
     "inception_v4": {

@@ -21,15 +21,24 @@ BLOCKS = {
 
 
 def randomised(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Give every parameter and statistic a value of its own; return the state dict."""
+    """Give every parameter and statistic a value of its own, such that images tell apart; return the state dict."""
     torch.manual_seed(2)
     state = model.state_dict()
     for key, value in state.items():
-        if key.endswith(("running_mean", "bias")):
+        if value.dim() > 1:
+            torch.nn.init.kaiming_normal_(value)
+        elif key.endswith(("running_mean", "bias")):
             value.normal_(std=0.1)
         elif key.endswith("running_var"):
             value.uniform_(0.5, 1.5)
     return state
+
+
+def assert_equal(made: Tensor, expected: Tensor) -> None:
+    """Both say the same of two images, and of each image something else."""
+    scale = expected.abs().max()
+    assert (expected[0] - expected[1]).abs().max() > 1e-2 * scale
+    assert (made - expected).abs().max() < 1e-5 * scale
 
 
 def bn_inception(state: dict[str, Tensor], x: Tensor, used: set[str]) -> Tensor:
@@ -69,8 +78,7 @@ def test_inception_v2() -> None:
     model = build("inception_v2").eval()
     state, used = randomised(model), set[str]()
     x = torch.randn(2, 3, 64, 64)  # 64 as 224: every map that is halved has an even side
-    expected = bn_inception(state, x, used)
-    assert (model(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert_equal(model(x), bn_inception(state, x, used))
     assert used == set(state)
 
 
@@ -106,8 +114,7 @@ def test_cifar_networks(name: str) -> None:
     model = build(name).eval()
     state, used = randomised(model), set[str]()
     x = torch.randn(2, 3, 32, 32)
-    expected = cifar(state, x, name.startswith("resnet"), used)
-    assert (model(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert_equal(model(x), cifar(state, x, name.startswith("resnet"), used))
     assert used == set(state)
 
 
@@ -118,6 +125,79 @@ def response_norm(x: Tensor, k: float, scale: float) -> Tensor:
         squares = x[:, max(channel - 2, 0) : channel + 3].square().sum(1)
         out[:, channel] = x[:, channel] / (k + scale * squares) ** 0.75
     return out
+
+
+def alexnet_2012(state: dict[str, Tensor], x: Tensor, used: set[str]) -> Tensor:
+    """Run the AlexNet of 2012 from a state dict (paper, section 3.5), noting the keys that it took."""
+
+    def take(name: str) -> tuple[Tensor, Tensor]:
+        used.update({f"{name}.weight", f"{name}.bias"})
+        return state[f"{name}.weight"], state[f"{name}.bias"]
+
+    x = F.conv2d(x, *take("features.0"), stride=4).relu()
+    x = F.max_pool2d(response_norm(x, 2, 1e-4), 3, 2)
+    x = F.conv2d(x, *take("features.4"), padding=2, groups=2).relu()
+    x = F.max_pool2d(response_norm(x, 2, 1e-4), 3, 2)
+    x = F.conv2d(x, *take("features.8"), padding=1).relu()
+    x = F.conv2d(x, *take("features.10"), padding=1, groups=2).relu()
+    x = F.max_pool2d(F.conv2d(x, *take("features.12"), padding=1, groups=2).relu(), 3, 2)
+    for name in ("classifier.0", "classifier.3"):
+        x = F.linear(x.flatten(1), *take(name)).relu()
+    return F.linear(x, *take("classifier.6"))
+
+
+@torch.no_grad()
+def test_alexnet_2012() -> None:
+    model = build("alexnet_2012").eval()
+    state, used = randomised(model), set[str]()
+    x = 64 * torch.randn(2, 3, 227, 227)  # as pixels are, so that the response normalisation acts
+    assert_equal(model(x), alexnet_2012(state, x, used))
+    assert used == set(state)
+
+
+def googlenet_v1(state: dict[str, Tensor], x: Tensor, used: set[str]) -> list[Tensor]:
+    """Run GoogLeNet from a state dict (table 1, figure 3): logits, those of the deeper head, those of the other."""
+
+    def take(name: str) -> tuple[Tensor, Tensor]:
+        used.update({f"{name}.weight", f"{name}.bias"})
+        return state[f"{name}.weight"], state[f"{name}.bias"]
+
+    def unit(x: Tensor, name: str, stride: int = 1) -> Tensor:
+        weight, bias = take(f"{name}.conv")
+        return F.conv2d(x, weight, bias, stride, weight.shape[2] // 2).relu()
+
+    def block(x: Tensor, at: str) -> Tensor:
+        ones = unit(x, f"{at}.branch1")
+        threes, fives = (unit(unit(x, f"{at}.{branch}.0"), f"{at}.{branch}.1") for branch in ("branch2", "branch3"))
+        return torch.cat([ones, threes, fives, unit(F.max_pool2d(x, 3, 1, 1), f"{at}.branch4.1")], 1)
+
+    def head(x: Tensor, at: str) -> Tensor:
+        x = unit(F.avg_pool2d(x, 5, 3), f"{at}.conv").flatten(1)
+        return F.linear(F.linear(x, *take(f"{at}.fc1")).relu(), *take(f"{at}.fc2"))
+
+    # bvlc_googlenet: k = 1 by default, alpha = 1e-4 of the mean over 5; poolings rounded up.
+    x = response_norm(F.max_pool2d(unit(x, "conv1", 2), 3, 2, ceil_mode=True), 1, 1e-4 / 5)
+    x = F.max_pool2d(response_norm(unit(unit(x, "conv2"), "conv3"), 1, 1e-4 / 5), 3, 2, ceil_mode=True)
+    heads = []
+    for name in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
+        if name in ("4a", "5a"):
+            x = F.max_pool2d(x, 3, 2, ceil_mode=True)
+        x = block(x, f"inception{name}")
+        if name in ("4a", "4d"):
+            heads.append(head(x, "aux1" if name == "4a" else "aux2"))
+    return [F.linear(x.mean((2, 3)), *take("fc")), *reversed(heads)]
+
+
+@torch.no_grad()
+def test_googlenet_v1() -> None:
+    model = build("googlenet_v1", dropout=0.0, dropout_aux=0.0)
+    state, used = randomised(model), set[str]()
+    x = 64 * torch.randn(2, 3, 224, 224)  # as pixels are, so that the response normalisation acts
+    expected = googlenet_v1(state, x, used)
+    assert_equal(model.eval()(x), expected[0])
+    for made, wanted in zip(model.train()(x), expected, strict=True):
+        assert_equal(made, wanted)
+    assert used == set(state)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from torchledger import analyze, models
+from torchledger import Ledger, models
+from torchledger.cli import main
 from torchledger.errors import UserError
 from torchledger.models import registry
 
@@ -29,14 +31,17 @@ def test_names() -> None:
 
 
 @pytest.mark.parametrize("name", registry.names())
-def test_every_entry_builds_and_takes_its_input_size(name: str) -> None:
-    entry = registry.entry(name)
-    with torch.device("meta"):
-        model = models.build(name).eval()
-    ledger = analyze(model, entry.input_size)
+def test_stat_of_every_name(name: str, tmp_path: Path) -> None:
+    """No operation is unknown (`--strict` would exit with 3), and the figures are those of figures.json."""
+    file = tmp_path / "net.json"
+    with pytest.raises(SystemExit) as done:
+        main(["stat", name, "--strict", "--format", "json", "--output", str(file)])
+    assert not done.value.code
+    ledger = Ledger.load(file)
     assert ledger.unknown == {}
     totals = ledger.totals()
     assert {"params": totals["params"], "macs": totals["macs"]} == vars(registry.figures()[name])
+    assert totals["priced"] > 0
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -101,6 +101,20 @@ def test_what_does_not_fit_is_one_error_and_changes_nothing(tmp_path: Path, stat
     assert same(model.state_dict(), before)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_text_and_a_script_are_told_from_a_checkpoint(tmp_path: Path) -> None:
+    page = tmp_path / "page.pth"
+    for text in ("<!doctype html><title>404</title>", "\n <!doctype html>\n"):
+        page.write_text(text)
+        said = r"are text, not a checkpoint \(it begins '<!doc.*'\): was the download a web page\?$"
+        with pytest.raises(UserError, match=said):
+            build("resnet20", weights=page)
+    script = tmp_path / "script.pt"
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), script)
+    with pytest.raises(UserError, match=r"hold no checkpoint .*TorchScript, .* save the state dict"):
+        build("resnet20", weights=script)
+
+
 def test_many_keys_are_counted(tmp_path: Path) -> None:
     file = saved(tmp_path / "net.pth", {"a": torch.zeros(1)})
     with pytest.raises(UserError, match=r"\d+ missing: conv1\.weight, .* and \d+ more; 1 unexpected: a"):
@@ -198,6 +212,7 @@ STRANGE = [
     ("conv1.weight", lambda value: value.long(), "int64 in the file, float32 in the network"),
     ("bn1.running_mean", lambda value: value > 0, "bool in the file, float32 in the network"),
     ("bn1.num_batches_tracked", lambda value: value.double(), "float64 in the file, int64 in the network"),
+    ("linear.weight", lambda value: torch.nested.nested_tensor([value]), "nested in the file"),
     ("linear.weight", lambda value: value.to_sparse(), "sparse_coo in the file"),
     ("linear.weight", lambda value: value.to_sparse_csr(), "sparse_csr in the file"),
     ("linear.weight", lambda value: value.to("meta"), "without values: it was saved from a model on meta"),

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from torchledger.models.checks import check_images, check_rate, check_whole
+from torchledger.models.checks import check_arguments, check_images
 
 torch.fx.wrap("check_images")  # a trace keeps the check instead of looking into it
 
@@ -35,8 +35,7 @@ class AlexNet(nn.Module):
         self, num_classes: int = 1000, *, in_channels: int = 3, dropout: float = 0.5, init: bool = True
     ) -> None:
         super().__init__()
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout)
+        check_arguments(num_classes, in_channels, dropout, init=init)
         self.features = nn.Sequential(  # 3 x 224 x 224
             nn.Conv2d(in_channels, 64, kernel_size=11, stride=4, padding=2),  # 64 x 55 x 55
             nn.ReLU(inplace=True),
@@ -94,8 +93,7 @@ class AlexNet2012(nn.Module):
         self, num_classes: int = 1000, *, in_channels: int = 3, dropout: float = 0.5, init: bool = True
     ) -> None:
         super().__init__()
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout)
+        check_arguments(num_classes, in_channels, dropout, init=init)
         self.features = nn.Sequential(  # 3 x 227 x 227
             nn.Conv2d(in_channels, 96, kernel_size=11, stride=4),  # 96 x 55 x 55
             nn.ReLU(inplace=True),

@@ -4,13 +4,16 @@ Szegedy et al., "Going deeper with convolutions", CVPR 2015 (arXiv:1409.4842), t
 
 googlenet_v1  The paper's: biases, local response normalisation, no BatchNorm, two auxiliary heads after 4a and 4d. What
               the paper leaves open follows BVLC's replication in Caffe, bvlc_googlenet: poolings rounded up, the
-              constants of the normalisation, ReLUs everywhere.
+              constants of the normalisation, ReLUs everywhere. Deviations, neither of which shows at 224 x 224: the
+              last pooling is adaptive where the paper has 7 x 7, which lets other sizes in, and the 5 x 5 pooling of
+              the heads is rounded down.
               Rows of table 1 that contradict themselves follow the channel columns: conv1 is a plain 7 x 7 convolution
               (9.4 K weights and 118 M operations, where the row has 2.7 K and 34 M); 4c has 509 K weights and 100 M
               operations (463 K in the row); 5a has 1,042 K and 51 M (1,072 K and 54 M in the row).
 googlenet     torchvision's, same keys and outputs. Deviations: BatchNorm after each convolution and no biases there, no
               local response normalisation, 3 x 3 in place of the 5 x 5 convolutions (a slip that its weights were
-              trained with), a 2 x 2 pooling before 5a, adaptive pooling in the heads, dropout 0.2 in place of 0.4.
+              trained with), a 2 x 2 pooling before 5a, adaptive pooling at the end and in the heads, dropout 0.2 in
+              place of 0.4.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchledger.models.checks import check_images, check_rate, check_whole
+from torchledger.models.checks import check_arguments, check_images, check_rate
 from torchledger.models.inception import ConvNormRelu, ConvRelu, GoogLeNetOutputs, check_rescaling, rescaled
 
 torch.fx.wrap("check_images")  # a trace keeps these instead of looking into them
@@ -166,8 +169,8 @@ class GoogLeNetV1(Stages):
         dropout_aux: float = 0.7,
         init: bool = True,
     ) -> None:
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout, dropout_aux=dropout_aux)
+        check_arguments(num_classes, in_channels, dropout, aux_logits=aux_logits, init=init)
+        check_rate(dropout_aux=dropout_aux)
         super().__init__()
         self.conv1 = ConvRelu(in_channels, 64, 7, stride=2, padding=3)
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
@@ -224,8 +227,9 @@ class GoogLeNet(Stages):
         dropout_aux: float = 0.7,
         init: bool = True,
     ) -> None:
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout, dropout_aux=dropout_aux)
+        flags = {"aux_logits": aux_logits, "transform_input": transform_input, "init": init}
+        check_arguments(num_classes, in_channels, dropout, **flags)
+        check_rate(dropout_aux=dropout_aux)
         check_rescaling(transform_input, in_channels)
         super().__init__()
         self.conv1 = ConvNormRelu(in_channels, 64, 7, stride=2, padding=3)

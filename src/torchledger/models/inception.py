@@ -54,11 +54,9 @@ class InceptionOutputs(NamedTuple):
 def rescaled(x: Tensor) -> Tensor:
     """Turn images normalised by ImageNet's mean and deviation a channel into images from -1 to 1.
 
-    What torchvision's weights ported from TensorFlow were trained on; x is N x 3 x H x W in the order RGB. Whole
-    numbers, which are not normalised, raise `UserError`.
+    What torchvision's weights ported from TensorFlow were trained on; x is N x 3 x H x W in the order RGB, of
+    floating-point numbers.
     """
-    if not x.is_floating_point():
-        raise UserError(f"transform_input=True is for normalised images, and these are {x.dtype}".replace("torch.", ""))
     deviation = torch.tensor([0.229, 0.224, 0.225], dtype=x.dtype, device=x.device).view(1, 3, 1, 1)
     mean = torch.tensor([0.485, 0.456, 0.406], dtype=x.dtype, device=x.device).view(1, 3, 1, 1)
     return x * (deviation / 0.5) + (mean - 0.5) / 0.5

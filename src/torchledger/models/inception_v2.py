@@ -6,8 +6,8 @@ github.com/Cadene/pretrained-models.pytorch (`bninception`), flat names such as 
 
 Where the paper's figure and the weights differ, the weights were followed: the figure has 576 channels after 4c and 4d
 and 1024 after 4e, where the columns of its own rows 4c and 4d sum to 608, those of 4e with its pooling to 1056 (192 +
-256 + 608). The paper's first convolution is separable, that of the weights
-a plain 7 x 7. Convolutions keep their biases, which BatchNorm makes idle, since the weights have them.
+256 + 608). The paper's first convolution is separable, that of the weights a plain 7 x 7. Convolutions keep their
+biases, which BatchNorm makes idle, since the weights have them.
 
 Deviations of that port that are not followed: a momentum of 0.9 for BatchNorm, which is Caffe's 0.1 mistaken (PyTorch's
 default stands here), and a fixed 7 x 7 pooling at the end (adaptive here, the same at 224 x 224).
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchledger.models.checks import check_images, check_rate, check_whole
+from torchledger.models.checks import check_arguments, check_images
 
 torch.fx.wrap("check_images")  # a trace keeps these as they are: they look at sizes
 torch.fx.wrap("halved")
@@ -66,8 +66,7 @@ class InceptionV2(nn.Module):
         self, num_classes: int = 1000, *, in_channels: int = 3, dropout: float = 0.0, init: bool = True
     ) -> None:
         super().__init__()
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout)
+        check_arguments(num_classes, in_channels, dropout, init=init)
         self._add("conv1_7x7_s2", in_channels, 64, 7, stride=2)
         self._add("conv2_3x3_reduce", 64, 64, 1)
         self._add("conv2_3x3", 64, 192, 3)
@@ -110,16 +109,17 @@ class InceptionV2(nn.Module):
         """Return what an Inception block (paper, section 4.2.1) makes of `x`, its branches side by side."""
         ones, pool = BLOCKS[block][0], BLOCKS[block][5]
         name = f"inception_{block}"
-        branches = [self._run(x, f"{name}_1x1")] if ones else []
-        branches.append(self._run(x, f"{name}_3x3_reduce", f"{name}_3x3"))
+        # Channels are named by their columns in BLOCKS; h x w is H x W, or half of it where there is no 1 x 1 branch.
+        branches = [self._run(x, f"{name}_1x1")] if ones else []  # (#1x1) x h x w
+        branches.append(self._run(x, f"{name}_3x3_reduce", f"{name}_3x3"))  # (#3x3) x h x w
         double = (f"{name}_double_3x3_reduce", f"{name}_double_3x3_1", f"{name}_double_3x3_2")
-        branches.append(self._run(x, *double))
+        branches.append(self._run(x, *double))  # (double #3x3) x h x w
         if not ones:
-            branches.append(halved(x))
-        elif pool == "max":
-            branches.append(self._run(F.max_pool2d(x, 3, stride=1, padding=1), f"{name}_pool_proj"))
+            branches.append(halved(x))  # in_channels x h x w
         else:
-            branches.append(self._run(F.avg_pool2d(x, 3, stride=1, padding=1), f"{name}_pool_proj"))
+            pooling = F.max_pool2d if pool == "max" else F.avg_pool2d
+            x = pooling(x, 3, stride=1, padding=1)  # in_channels x H x W
+            branches.append(self._run(x, f"{name}_pool_proj"))  # (pool proj) x h x w
         return torch.cat(branches, 1)
 
     def forward(self, x: Tensor) -> Tensor:

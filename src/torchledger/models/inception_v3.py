@@ -4,8 +4,12 @@ Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception architecture
 (arXiv:1512.00567), table 1 and figures 5 to 7, 10.
 
 Where the paper and the released network (TensorFlow's, which torchvision ported) differ, the released one was followed:
-table 1 has 3 x 3 convolutions of 80 and 288 channels before the blocks, the release a 1 x 1 of 80, a 3 x 3 of 192 and a
-pooling; its 35 x 35 blocks keep one branch with a 5 x 5 convolution; the first of them has 256 channels, not 288.
+table 1 has 3 x 3 convolutions of 80, 192 and 288 channels before the blocks, the release a 1 x 1 of 80, a 3 x 3 of 192
+and a pooling; its 35 x 35 blocks keep one branch with a 5 x 5 convolution; the first of them takes 192 channels and the
+second 256, not 288.
+
+Deviations (torchvision's): the last pooling and that of the head are adaptive, where table 1 has 8 x 8; at 299 x 299
+they are the same, and other sizes run.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchledger.models.checks import check_images, check_rate, check_whole
+from torchledger.models.checks import check_arguments, check_images
 from torchledger.models.inception import ConvNormRelu, InceptionOutputs, check_rescaling, rescaled
 
 torch.fx.wrap("check_images")  # a trace keeps these instead of looking into them
@@ -93,11 +97,11 @@ class InceptionB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the four branches of `x`, side by side, 192 channels each."""
-        ones = self.branch1x1(x)
-        sevens = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
-        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
-        double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
-        pool = self.branch_pool(F.avg_pool2d(x, 3, stride=1, padding=1))
+        ones = self.branch1x1(x)  # 192 x H x W
+        sevens = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))  # 192 x H x W
+        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))  # channels x H x W
+        double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))  # 192 x H x W
+        pool = self.branch_pool(F.avg_pool2d(x, 3, stride=1, padding=1))  # 192 x H x W
         return torch.cat([ones, sevens, double, pool], 1)
 
 
@@ -145,12 +149,12 @@ class InceptionC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the six ends of the branches of `x`, side by side: 320 + 4 * 384 + 192 channels."""
-        ones = self.branch1x1(x)
-        threes = self.branch3x3_1(x)
-        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        pool = self.branch_pool(F.avg_pool2d(x, 3, stride=1, padding=1))
-        fan = [self.branch3x3_2a(threes), self.branch3x3_2b(threes)]
-        fan += [self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)]
+        ones = self.branch1x1(x)  # 320 x H x W
+        threes = self.branch3x3_1(x)  # 384 x H x W
+        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))  # 384 x H x W
+        pool = self.branch_pool(F.avg_pool2d(x, 3, stride=1, padding=1))  # 192 x H x W
+        fan = [self.branch3x3_2a(threes), self.branch3x3_2b(threes)]  # 384 x H x W each
+        fan += [self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)]  # 384 x H x W each
         return torch.cat([ones, *fan, pool], 1)
 
 
@@ -197,8 +201,8 @@ class InceptionV3(nn.Module):
         init: bool = True,
     ) -> None:
         super().__init__()
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout)
+        flags = {"aux_logits": aux_logits, "transform_input": transform_input, "init": init}
+        check_arguments(num_classes, in_channels, dropout, **flags)
         check_rescaling(transform_input, in_channels)
         self.transform_input = transform_input
         self.Conv2d_1a_3x3 = ConvNormRelu(in_channels, 32, 3, stride=2)

@@ -5,7 +5,8 @@ AAAI 2017 (arXiv:1602.07261), figures 3 to 9; k = 192, l = 224, m = 256, n = 384
 
 Deviations, all as in the released TensorFlow network, whose weights timm ported: the border of an average pooling
 counts the pixels inside alone; where a convolution comes in two factors, their order is that of the weights, which is
-not everywhere that of the figures (in the stem 1 x 7 before 7 x 1, for one).
+not everywhere that of the figures (in the stem 1 x 7 before 7 x 1, for one). The last pooling is adaptive: over the
+whole map at 299 x 299, and at other sizes as well.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from torchledger.models.checks import check_images, check_rate, check_whole
+from torchledger.models.checks import check_arguments, check_images
 from torchledger.models.inception import ConvNormRelu
 
 torch.fx.wrap("check_images")  # a trace keeps the check instead of looking into it
 
-# Kernel sizes and what pads them.
+# Kernel sizes, rows by columns, of convolutions in two factors.
 ROW, COLUMN = (1, 7), (7, 1)
 SHORT_ROW, SHORT_COLUMN = (1, 3), (3, 1)
 
@@ -52,6 +53,7 @@ class PoolAndConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the pooling and the convolution of `x`, in the order that the weights have."""
+        # in_channels and channels x (H-1)/2 x (W-1)/2
         both = [self.conv(x), self.maxpool(x)] if self._conv_first else [self.maxpool(x), self.conv(x)]
         return torch.cat(both, 1)
 
@@ -73,52 +75,66 @@ class Branches(nn.Module):
 def stem() -> Branches:
     """Build the middle of the stem (paper, figure 3): N x 160 x H x W to N x 192 x (H-2) x (W-2)."""
     return Branches(
-        nn.Sequential(conv(160, 64, 1), valid(64, 96, stride=1)),
-        nn.Sequential(conv(160, 64, 1), conv(64, 64, ROW), conv(64, 64, COLUMN), valid(64, 96, stride=1)),
+        nn.Sequential(conv(160, 64, 1), valid(64, 96, stride=1)),  # 64 x H x W, 96 x (H-2) x (W-2)
+        nn.Sequential(
+            conv(160, 64, 1),  # 64 x H x W
+            conv(64, 64, ROW),  # 64 x H x W
+            conv(64, 64, COLUMN),  # 64 x H x W
+            valid(64, 96, stride=1),  # 96 x (H-2) x (W-2)
+        ),
     )
 
 
 def inception_a() -> Branches:
     """Build a block of the 35 x 35 maps (paper, figure 4): N x 384 x H x W to the same."""
     return Branches(
-        conv(384, 96, 1),
-        nn.Sequential(conv(384, 64, 1), conv(64, 96, 3)),
-        nn.Sequential(conv(384, 64, 1), conv(64, 96, 3), conv(96, 96, 3)),
-        pooled(384, 96),
+        conv(384, 96, 1),  # 96 x H x W
+        nn.Sequential(conv(384, 64, 1), conv(64, 96, 3)),  # 64, 96 x H x W
+        nn.Sequential(conv(384, 64, 1), conv(64, 96, 3), conv(96, 96, 3)),  # 64, 96, 96 x H x W
+        pooled(384, 96),  # 96 x H x W
     )
 
 
 def reduction_a() -> Branches:
     """Build the block from 35 x 35 to 17 x 17 (paper, figure 7): N x 384 x H x W to N x 1024 x (H-1)/2 x (W-1)/2."""
     return Branches(
-        valid(384, 384),
-        nn.Sequential(conv(384, 192, 1), conv(192, 224, 3), valid(224, 256)),
-        nn.MaxPool2d(3, stride=2),
+        valid(384, 384),  # 384 x (H-1)/2 x (W-1)/2
+        nn.Sequential(
+            conv(384, 192, 1),  # 192 x H x W
+            conv(192, 224, 3),  # 224 x H x W
+            valid(224, 256),  # 256 x (H-1)/2 x (W-1)/2
+        ),
+        nn.MaxPool2d(3, stride=2),  # 384 x (H-1)/2 x (W-1)/2
     )
 
 
 def inception_b() -> Branches:
     """Build a block of the 17 x 17 maps (paper, figure 5): N x 1024 x H x W to the same."""
     return Branches(
-        conv(1024, 384, 1),
-        nn.Sequential(conv(1024, 192, 1), conv(192, 224, ROW), conv(224, 256, COLUMN)),
+        conv(1024, 384, 1),  # 384 x H x W
+        nn.Sequential(conv(1024, 192, 1), conv(192, 224, ROW), conv(224, 256, COLUMN)),  # 192, 224, 256 x H x W
         nn.Sequential(
-            conv(1024, 192, 1),
-            conv(192, 192, COLUMN),
-            conv(192, 224, ROW),
-            conv(224, 224, COLUMN),
-            conv(224, 256, ROW),
+            conv(1024, 192, 1),  # 192 x H x W
+            conv(192, 192, COLUMN),  # 192 x H x W
+            conv(192, 224, ROW),  # 224 x H x W
+            conv(224, 224, COLUMN),  # 224 x H x W
+            conv(224, 256, ROW),  # 256 x H x W
         ),
-        pooled(1024, 128),
+        pooled(1024, 128),  # 128 x H x W
     )
 
 
 def reduction_b() -> Branches:
     """Build the block from 17 x 17 to 8 x 8 (paper, figure 8): N x 1024 x H x W to N x 1536 x (H-1)/2 x (W-1)/2."""
     return Branches(
-        nn.Sequential(conv(1024, 192, 1), valid(192, 192)),
-        nn.Sequential(conv(1024, 256, 1), conv(256, 256, ROW), conv(256, 320, COLUMN), valid(320, 320)),
-        nn.MaxPool2d(3, stride=2),
+        nn.Sequential(conv(1024, 192, 1), valid(192, 192)),  # 192 x H x W, 192 x (H-1)/2 x (W-1)/2
+        nn.Sequential(
+            conv(1024, 256, 1),  # 256 x H x W
+            conv(256, 256, ROW),  # 256 x H x W
+            conv(256, 320, COLUMN),  # 320 x H x W
+            valid(320, 320),  # 320 x (H-1)/2 x (W-1)/2
+        ),
+        nn.MaxPool2d(3, stride=2),  # 1024 x (H-1)/2 x (W-1)/2
     )
 
 
@@ -145,8 +161,8 @@ class InceptionC(nn.Module):
         """Return the six ends of the branches of `x`, side by side."""
         one = self.branch1_0(x)  # 384 x H x W
         two = self.branch2_2(self.branch2_1(self.branch2_0(x)))  # 512 x H x W
-        ends = [self.branch0(x), self.branch1_1a(one), self.branch1_1b(one)]
-        ends += [self.branch2_3a(two), self.branch2_3b(two), self.branch3(x)]
+        ends = [self.branch0(x), self.branch1_1a(one), self.branch1_1b(one)]  # 256 x H x W each
+        ends += [self.branch2_3a(two), self.branch2_3b(two), self.branch3(x)]  # 256 x H x W each
         return torch.cat(ends, 1)
 
 
@@ -163,8 +179,7 @@ class InceptionV4(nn.Module):
         self, num_classes: int = 1000, *, in_channels: int = 3, dropout: float = 0.0, init: bool = True
     ) -> None:
         super().__init__()
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout)
+        check_arguments(num_classes, in_channels, dropout, init=init)
         self.features = nn.Sequential(  # 3 x 299 x 299
             valid(in_channels, 32),  # 32 x 149 x 149
             valid(32, 32, stride=1),  # 32 x 147 x 147

@@ -107,18 +107,47 @@ _IMAGE = (3, 224, 224)
 _NORMALISED = "RGB from 0 to 1, less the mean (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225)"
 _TORCHVISION = f"torchvision's IMAGENET1K_V1: {_NORMALISED}"
 _TORCHVISION_TOP1 = "torchvision, IMAGENET1K_V1, one central crop"
-_RESCALED = MappingProxyType({"transform_input": True})
+_NOTHING: Mapping[str, object] = MappingProxyType({})
+_RESCALED: Mapping[str, object] = MappingProxyType({"transform_input": True})
 _CIFAR = "github.com/akamaster/pytorch_resnet_cifar10: images of CIFAR-10, "
 
 
-def _entry(module: str, name: str, input_size: tuple[int, ...], paper: Paper, **more: object) -> Entry:
-    return Entry(name, f"torchledger.models.{module}:{name}", input_size, paper, **more)  # type: ignore[arg-type]
+def _entry(
+    module: str,
+    name: str,
+    input_size: tuple[int, ...],
+    paper: Paper,
+    *,
+    top1: float | None = None,
+    top1_source: str = "",
+    weights: str = "",
+    weights_arguments: Mapping[str, object] = _NOTHING,
+) -> Entry:
+    """Describe a network that is built by the attribute `name` of `module`."""
+    builder = f"torchledger.models.{module}:{name}"
+    return Entry(name, builder, input_size, paper, top1, top1_source, weights, weights_arguments)
 
 
-def _torchvision(module: str, name: str, paper: Paper, top1: float, **more: object) -> Entry:
+def _torchvision(
+    module: str,
+    name: str,
+    paper: Paper,
+    top1: float,
+    *,
+    input_size: tuple[int, ...] = _IMAGE,
+    weights_arguments: Mapping[str, object] = _NOTHING,
+) -> Entry:
     """Describe a network that torchvision has the weights of."""
-    size = (3, 299, 299) if name == "inception_v3" else _IMAGE
-    return _entry(module, name, size, paper, top1=top1, top1_source=_TORCHVISION_TOP1, weights=_TORCHVISION, **more)
+    return _entry(
+        module,
+        name,
+        input_size,
+        paper,
+        top1=top1,
+        top1_source=_TORCHVISION_TOP1,
+        weights=_TORCHVISION,
+        weights_arguments=weights_arguments,
+    )
 
 
 def _cifar(name: str, error: float | None) -> Entry:
@@ -170,9 +199,11 @@ _ENTRIES = (
         BATCH_NORM,
         top1=74.8,
         top1_source="Ioffe, Szegedy 2015, figure 4, BN-Inception, one crop",
-        weights="Cadene's bn_inception: BGR from 0 to 255, less the mean (104, 117, 128)",
+        weights="Cadene's bninception: BGR from 0 to 255, less the mean (104, 117, 128)",
     ),
-    _torchvision("inception_v3", "inception_v3", RETHINKING, 77.294, weights_arguments=_RESCALED),
+    _torchvision(
+        "inception_v3", "inception_v3", RETHINKING, 77.294, input_size=(3, 299, 299), weights_arguments=_RESCALED
+    ),
     _entry(
         "inception_v4",
         "inception_v4",

@@ -4,13 +4,17 @@ He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016 (
 
 ImageNet: as torchvision has them, same keys, same outputs. Deviation: where a bottleneck halves its map, its 3 x 3
 convolution has the stride ("v1.5", Goyal et al. 2017, arXiv:1706.02677); the paper's first 1 x 1 convolution has it
-with `stride_in_1x1=True`. Shortcuts that change shape are projections (option B).
+with `stride_in_1x1=True`. Shortcuts that change shape are projections (option B). The last pooling is over the whole
+map, as in the paper, and adaptive, so that other sizes than 224 x 224 run, too; the same holds for CIFAR's.
 
 CIFAR (section 4.2): 6n + 2 layers, three stages of 16, 32 and 64 channels, shortcuts without parameters (option A), and
-the plain twin of each, the same layers without any shortcut (the paper has those of
-20 to 56 and names the one of 110). The paper does not say where option A pads the new
-channels; half of them go before and half behind the old ones, and keys are conv1, bn1, layer1 to layer3, linear, both
-as in the public weights of github.com/akamaster/pytorch_resnet_cifar10, so that these load.
+the plain twin of each, the same layers without any shortcut (the paper has those of 20 to 56 and names the one of 110).
+The twins of 110 and 1202 layers do not learn with the usual rules: their gradient grows by some 1.17 a layer towards
+the image. By steps that shrink as it grows they learn a batch, that of 1202 in float64 and with the last two fifths of
+its tensors alone (benchmarks/learning.py).
+The paper does not say where option A pads the new channels; half of them go before and half behind the old ones, and
+keys are conv1, bn1, layer1 to layer3, linear, both as in the public weights of
+github.com/akamaster/pytorch_resnet_cifar10, so that these load.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchledger.errors import UserError
-from torchledger.models.checks import check_images, check_rate, check_whole
+from torchledger.models.checks import check_arguments, check_images, check_whole
 
 torch.fx.wrap("check_images")  # a trace keeps the check instead of looking into it
 
@@ -127,8 +131,8 @@ class ResNet(nn.Module):
         init: bool = True,
     ) -> None:
         super().__init__()
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout)
+        flags = {"stride_in_1x1": stride_in_1x1, "zero_init_residual": zero_init_residual, "init": init}
+        check_arguments(num_classes, in_channels, dropout, **flags)
         if layers not in STAGES:
             raise UserError(f"layers is {layers!r}; ResNet has {', '.join(map(str, STAGES))}")
         if stride_in_1x1 and layers < 50:
@@ -229,8 +233,8 @@ class CifarResNet(nn.Module):
         init: bool = True,
     ) -> None:
         super().__init__()
-        check_whole(num_classes=num_classes, in_channels=in_channels, layers=layers)
-        check_rate(dropout=dropout)
+        check_arguments(num_classes, in_channels, dropout, shortcuts=shortcuts, init=init)
+        check_whole(layers=layers)
         if layers < 8 or (layers - 2) % 6:
             raise UserError(f"layers is {layers}; a CIFAR ResNet has 6n + 2, such as 20, 32, 44 or 56")
         self.conv1 = conv(in_channels, CIFAR_CHANNELS[0], 3)

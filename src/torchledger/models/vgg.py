@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from torchledger.errors import UserError
-from torchledger.models.checks import check_images, check_rate, check_whole
+from torchledger.models.checks import check_arguments, check_images
 
 torch.fx.wrap("check_images")  # a trace keeps the check instead of looking into it
 
@@ -51,8 +51,7 @@ class VGG(nn.Module):
         init: bool = True,
     ) -> None:
         super().__init__()
-        check_whole(num_classes=num_classes, in_channels=in_channels)
-        check_rate(dropout=dropout)
+        check_arguments(num_classes, in_channels, dropout, batch_norm=batch_norm, init=init)
         if layers not in STAGES:
             raise UserError(f"layers is {layers!r}; VGG has {', '.join(map(str, STAGES))}")
         modules: list[nn.Module] = []

@@ -70,6 +70,8 @@ def _misfit(value: object, wanted: object) -> str:
         return ""
     if not isinstance(value, Tensor):
         return "no tensor in the file"
+    if value.is_nested:
+        return "nested in the file"
     if value.shape != wanted.shape:
         return f"{_size(value)} in the file, {_size(wanted)} in the network"
     if value.layout != torch.strided or value.is_quantized:
@@ -112,12 +114,21 @@ def read(path: str | PathLike[str], values: bool = True) -> dict[str, object]:
                 # Mapped, a file's weights are read when they are copied; files of before torch 1.6 cannot be.
                 content = torch.load(file, "cpu", weights_only=True, mmap=start.startswith(b"PK\x03\x04"))
     except pickle.UnpicklingError as error:
+        text = start.strip()
+        if text and text.isascii() and text.decode().isprintable():
+            raise UserError(
+                f"{shown} are text, not a checkpoint (it begins {text.decode()!r}): was the download a web page?"
+            ) from error
         raise UserError(
             f"{shown} hold more than tensors, or no checkpoint at all: such a file could run code, and is not read. "
             "Save the state dict alone: torch.save(model.state_dict(), ...)"
         ) from error
     except Exception as error:  # readers raise what they like on a file that is cut off or of another kind
         reason = printable(str(error).split("\n")[0])[:200]
+        if "weights_only" in reason:  # torch's advice is to run what the file holds
+            reason = (
+                "TorchScript, or a form of before torch 0.4; save the state dict: torch.save(model.state_dict(), ...)"
+            )
         why = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         raise UserError(f"{shown} hold no checkpoint that can be read ({why})") from error
     for _ in WRAPPERS:  # a state dict holds no dict; a wrapper may be wrapped, but not without end
