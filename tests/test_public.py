@@ -9,7 +9,18 @@ import sys
 import torchledger
 from torchledger import Ledger, Table, analyze, stat
 
-MODEL_ARGUMENTS = ["kwargs", "batch", "mode", "input_dtype", "model_dtype", "training", "loss", "optimizer", "rules"]
+MODEL_ARGUMENTS = [
+    "kwargs",
+    "batch",
+    "mode",
+    "input_dtype",
+    "model_dtype",
+    "training",
+    "loss",
+    "optimizer",
+    "execute",
+    "rules",
+]
 
 
 def test_names() -> None:

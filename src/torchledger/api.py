@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from torchledger import pricing
-from torchledger.capture import MODES, Mode, capture
+from torchledger.capture import MODES, Mode
+from torchledger.capture.execution import Execute, check_execute, run
 from torchledger.errors import UserError
 from torchledger.inputs import DtypeLike, InputDtype, as_dtype, example_inputs
 from torchledger.ledger import ForwardError, Ledger
@@ -36,11 +37,13 @@ def analyze(
     training: bool = False,
     loss: LossLike = None,
     optimizer: OptimizerLike = None,
+    execute: Execute = "auto",
     rules: Rules | None = None,
 ) -> Ledger:
     """Run `model` once without computing anything, and return the ledger of what it would do.
 
-    Nothing is allocated for weights or activations, and the model is left exactly as it was.
+    Nothing is allocated for weights or activations, and the model is left exactly as it was. A model whose forward goes
+    by the values that it computes cannot be analysed without values; then `execute` says what happens.
 
     Args:
         model: any `nn.Module`, on any device, with values or on meta.
@@ -60,11 +63,15 @@ def analyze(
             Default: the loss that the output carries, else the sum of all outputs.
         optimizer: "sgd", "momentum", "adam", "adamw", ..., a class or instance of torch.optim, or a function of the
             parameters. Default: no optimizer step.
+        execute: "auto" runs the model once for real where operations need values that an analysis does not have, and
+            says so among the ledger's assumptions; parameters, buffers and inputs on meta get made-up values, and all
+            may take 2 GB. False refuses. True always runs the model for real, of any size if it has values.
         rules: how to price custom operations in this ledger, by name, as `register_rule` does for all.
 
     Raises:
         UserError: for an argument that is wrong.
-        ForwardError: where the model's forward fails; its `ledger` holds what ran before.
+        ForwardError: where the model's forward fails, or needs values and is not run for real; its `ledger` holds what
+            ran before.
 
     >>> from torch import nn
     >>> analyze(nn.Linear(4, 3), (4,), batch=2).totals()["macs"]
@@ -74,7 +81,9 @@ def analyze(
     24
     """
     step = checked_step(training, loss, optimizer)
-    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, "no", rules, step)
+    ledger, error = open_ledger(
+        model, inputs, kwargs, batch, mode, input_dtype, model_dtype, "no", rules, step, execute
+    )
     if error is not None:
         raise error
     return ledger
@@ -93,6 +102,7 @@ def stat(
     training: bool = False,
     loss: LossLike = None,
     optimizer: OptimizerLike = None,
+    execute: Execute = "auto",
     rules: Rules | None = None,
 ) -> Ledger:
     """Print the by-layer table of `model` under `convention` and return its ledger.
@@ -110,7 +120,9 @@ def stat(
     unasked: Measure = "if cheap" if measure is None and chosen.name == "torchstat" else "no"
     step = checked_step(training, loss, optimizer, bool(measure))
     wanted: Measure = "yes" if measure else "no" if step is not None else unasked
-    ledger, error = open_ledger(model, inputs, kwargs, batch, mode, input_dtype, model_dtype, wanted, rules, step)
+    ledger, error = open_ledger(
+        model, inputs, kwargs, batch, mode, input_dtype, model_dtype, wanted, rules, step, execute
+    )
     if error is None or ledger.totals()["operations"]:  # a forward that refuses its input has nothing to show
         print(for_stream(ledger.by_layer(convention), sys.stdout), end="")
     if error is not None:
@@ -146,6 +158,7 @@ def open_ledger(
     measure: Measure = "no",
     rules: Rules | None = None,
     training: Training | None = None,
+    execute: Execute = "auto",
 ) -> tuple[Ledger, ForwardError | None]:
     """Capture the model; return its ledger, and the error where forward failed. For `analyze`, `stat` and the shell.
 
@@ -164,6 +177,7 @@ def open_ledger(
     if cast is not None and not cast.is_floating_point:
         raise UserError(f"model_dtype is {cast}, expected a floating-point dtype such as bfloat16")
     pricing.checked_rules(rules)
+    check_execute(execute)
     asked = measure == "yes"
     if asked and cast is not None:
         raise UserError("a measured run takes the model as it is: leave model_dtype out, or convert the model first")
@@ -173,7 +187,7 @@ def open_ledger(
         check_measurable(model)
     if training is not None and mode == "eval":
         mode = "train"
-    captured = capture(model, args, keywords, mode, batch, cast, training=training)
+    captured = run(model, args, keywords, mode, batch, cast, training, execute)
     ledger = Ledger(captured.record, rules)
     if captured.error is not None:
         error = ForwardError(captured.record.error or str(captured.error), ledger)

@@ -16,6 +16,7 @@ from torchledger import __version__
 from torchledger.errors import UserError, printable, raised_at
 
 if TYPE_CHECKING:
+    from torchledger.capture.execution import Execute
     from torchledger.ledger import Ledger, Table
     from torchledger.sources import Source
 
@@ -130,6 +131,13 @@ def stat(
         str | None,
         typer.Option("--optimizer", help="With --training: sgd, momentum, adam, adamw, ...  [default: none]"),
     ] = None,
+    execute: Annotated[
+        bool | None,
+        typer.Option(
+            "--execute/--no-execute",
+            help="Run the model for real, or never.  [default: where an analysis without values cannot go on]",
+        ),
+    ] = None,
     phase: Annotated[
         PhaseName | None, typer.Option("--phase", help="This part of a training step alone.  [default: all]")
     ] = None,
@@ -175,7 +183,7 @@ def stat(
         given = {
             "--classes": classes, "--arg": arg, "--weights": weights, "--input": input, "--batch": batch,
             "--mode": mode, "--model-dtype": model_dtype, "--measure": measure, "--training": training,
-            "--loss": loss, "--optimizer": optimizer,
+            "--loss": loss, "--optimizer": optimizer, "--execute": execute,
         }  # fmt: skip
         if asked := [name for name, value in given.items() if value not in (None, [])]:
             raise UserError(f"{source!r} is a saved ledger, a run that is over: {', '.join(asked)} cannot change it")
@@ -191,6 +199,7 @@ def stat(
             bool(measure),
             weights,
             (bool(training), loss, optimizer),
+            "auto" if execute is None else execute,
         )
     part = None if phase is None else phase.value
     if by is View.layer:
@@ -243,14 +252,15 @@ def _captured(
     measure: bool,
     weights: str | None,
     training: tuple[bool, str | None, str | None],
+    execute: Execute,
 ) -> tuple[Ledger, Exception | None]:
-    """Build the model, on meta unless it is measured, and capture it; a failing forward comes with its ledger."""
+    """Build the model, on meta unless it is run for real, and capture it; a failing forward comes with its ledger."""
     from torchledger import sources
 
     sizes, sizes_by_name, dtypes = _parse_inputs(inputs)
     positional: Sequence[Any] = sizes
     keywords: Mapping[str, Any] = sizes_by_name
-    built = sources.build(named, arguments, device=None if measure else "meta", weights=weights)
+    built = sources.build(named, arguments, device=None if measure or execute is True else "meta", weights=weights)
     if weights is not None and (said := sources.expected_images(named)):
         typer.echo(f"{named.name} is made for the weights of {said}", err=True)
     from torchledger import api
@@ -279,6 +289,7 @@ def _captured(
             cast,
             "yes" if measure else "no",
             training=step,
+            execute=execute,
         )
 
 

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from torchledger.capture import LOCK, Mode, capture, put_back, ready
 from torchledger.capture.scopes import walk
-from torchledger.capture.twins import Aside, Copies
+from torchledger.capture.twins import Aside, Copies, MadeUp
 from torchledger.errors import UserError
 from torchledger.inputs import mapped
 from torchledger.ledger import ForwardError, Ledger
@@ -46,7 +46,7 @@ def check_measurable(model: nn.Module) -> None:
 def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], mode: Mode) -> Measurement:
     """Run `model` for real, without gradients, and return the median seconds of each row and of a whole forward.
 
-    Inputs on meta are made up: normal floating-point numbers, zeros for integers and bools. One run warms up; then
+    Inputs on meta are made up: floating-point numbers from 0 to 1, zeros for integers and bools. One run warms up; then
     each repeat is a forward without instruments (`wall_seconds`) and one that times every operation on its own.
     Buffers, random states and tensors that were given are as before afterwards; what the model prints is dropped.
 
@@ -64,7 +64,8 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     with LOCK, put_back(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         for repeat in range(REPEATS + 1):
             copies = Copies(aside)
-            given, keywords = mapped((args, dict(kwargs)), lambda tensor: _real(tensor, device))
+            values = MadeUp(device)
+            given, keywords = mapped((args, dict(kwargs)), values.filled)
             captured = capture(model, given, keywords, mode, real=copies, synchronize=synchronize, quiet=True)
             if captured.error is not None:
                 raise _failed(captured.record.error, captured.record) from captured.error
@@ -97,14 +98,6 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
 
 def _failed(reason: str | None, record: Record) -> ForwardError:
     return ForwardError(f"the real run failed, where the run on meta did not: {reason}", Ledger(record))
-
-
-def _real(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor with values as it is, and one with made-up values for a meta tensor."""
-    if not tensor.is_meta:
-        return tensor
-    made = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=device)
-    return made.normal_() if tensor.dtype.is_floating_point or tensor.dtype.is_complex else made.zero_()
 
 
 def _synchronizer(device: torch.device) -> Callable[[], None]:

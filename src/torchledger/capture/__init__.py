@@ -35,11 +35,34 @@ LOCK = threading.RLock()  # hooks, the fast-path switch and a model's twins belo
 
 @dataclass(frozen=True)
 class Captured:
-    """A record, whole or up to the operation where forward raised `error`; of a real run also seconds an entry."""
+    """A record, whole or up to the operation where forward raised `error`; of a real run also seconds an entry.
+
+    `needs_values`: the error is that a meta tensor has no values. `lines_printed`: by forward.
+    """
 
     record: Record
     error: BaseException | None
     seconds: list[float]
+    needs_values: bool = False
+    lines_printed: int = 0
+
+
+class Printed:
+    """Stands in for stdout: lines go to stderr, but for the first few, which an earlier run has shown."""
+
+    def __init__(self, shown: int) -> None:
+        self.lines = 0
+        self._shown = shown
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines(keepends=True):
+            if self.lines >= self._shown and sys.stderr is not None:
+                sys.stderr.write(line)
+            self.lines += line.endswith("\n")
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 def capture(
@@ -53,6 +76,7 @@ def capture(
     synchronize: Callable[[], None] | None = None,
     quiet: bool = False,
     training: Training | None = None,
+    lines_printed: int = 0,
 ) -> Captured:
     """Run the model's forward once and record it, on meta twins of its tensors, or for real, on `real` copies of them.
 
@@ -60,13 +84,13 @@ def capture(
 
     `model_dtype`: take the floating-point parameters and buffers as if they had this dtype. `synchronize`: waits for
     the device; given for a real run, each operation is timed. An exception of the model's own forward is returned with
-    what was recorded before it; every other one is raised. What the model prints goes to stderr (`quiet`: stays where
-    it is).
+    what was recorded before it; every other one is raised. What the model prints goes to stderr, but for the first
+    `lines_printed` (`quiet`: stays where it is).
     """
     modules = walk(model)
     record = Record(_name(model), _mode_name(modules, mode), batch, torch.__version__)
     record.inputs = _described(args, kwargs)
-    stand_ins = real or Twins(model_dtype, _state(modules) if model_dtype is not None else ())
+    stand_ins = real or Twins(model_dtype, state_of(modules) if model_dtype is not None else ())
     record.step = training.description if training is not None else None
     with ready(modules, stand_ins, mode, [args, dict(kwargs)], gradients=training is not None):
         scopes = Scopes(modules, record)
@@ -83,8 +107,10 @@ def capture(
                     recorder.known.lend(twin, tensor)
         door = FrontDoor(recorder, _device(modules))
         error: BaseException | None = None
+        needs_values = False
         output = None  # held until the storages are closed: what forward returned outlived it
-        prints = contextlib.nullcontext() if quiet else contextlib.redirect_stdout(sys.stderr)
+        printed: Any = Printed(lines_printed)
+        prints = contextlib.nullcontext() if quiet else contextlib.redirect_stdout(printed)
         with prints, scopes, entered(door, recorder):
             try:
                 output = model(*args, **kwargs)
@@ -96,7 +122,7 @@ def capture(
                 error = raised
         if error is not None:
             try:
-                record.error, record.failed_call = explain(error, scopes, recorder, door)
+                record.error, record.failed_call, needs_values = explain(error, scopes, recorder, door)
                 if recorder.phase != "forward":
                     record.error = f"{recorder.phase}: {record.error}"
             except Exception:  # a diagnosis that fails must not hide what it is about
@@ -112,7 +138,7 @@ def capture(
     record.assumptions += recorder.known.reasons
     if door.saw_autocast:
         record.assumptions.append("autocast was on and is not modelled: operations keep the dtypes of their inputs")
-    return Captured(record, error, recorder.seconds)
+    return Captured(record, error, recorder.seconds, needs_values and real is None, printed.lines)
 
 
 @contextlib.contextmanager
@@ -185,7 +211,7 @@ def _set_deterministic(mode: bool, warn_only: bool) -> None:
         torch.use_deterministic_algorithms(mode, warn_only=warn_only)
 
 
-def _state(modules: Modules) -> list[torch.Tensor]:
+def state_of(modules: Modules) -> list[torch.Tensor]:
     """Return the parameters and buffers of all modules."""
     holders = (holder for _, m in modules.values() for holder in (m._parameters, m._buffers))
     return [tensor for holder in holders for tensor in holder.values() if tensor is not None]
@@ -200,7 +226,7 @@ def _has_plain_values(tensor: torch.Tensor) -> bool:
 
 def _device(modules: Modules) -> torch.device:
     """Return where the model lives, as its code shall see it: on meta, as if that were the CPU."""
-    device = next((tensor.device for tensor in _state(modules) if not is_lazy(tensor)), torch.device("cpu"))
+    device = next((tensor.device for tensor in state_of(modules) if not is_lazy(tensor)), torch.device("cpu"))
     return torch.device("cpu") if device.type == "meta" else device
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from typing import NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,8 +17,16 @@ from torchledger.errors import UserError, printable, raised_at
 from torchledger.record import Shape
 
 
-def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: FrontDoor) -> tuple[str, int]:
-    """Return the line for `error`, which forward raised, and the call of a module in which it did."""
+class Diagnosis(NamedTuple):
+    """The line for an error, the call of a module in which it was raised, and whether it was for want of values."""
+
+    line: str
+    call: int
+    needs_values: bool = False
+
+
+def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: FrontDoor) -> Diagnosis:
+    """Return why forward raised `error`, and where."""
     chain = _chain(error)
     failed = next((f for f in (recorder.failure, door.failure) if f is not None and f.error in chain), None)
     module, call = None, failed.call if failed is not None else 0
@@ -30,7 +39,7 @@ def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: Fron
     path = record.modules[record.calls[call].module].path or "(root)"
     shapes = record.calls[call].inputs
     if isinstance(error, UserError):  # a network says itself what it takes, before it runs
-        return (str(error) if path == "(root)" else f"{path}: {error}"), call
+        return Diagnosis((str(error) if path == "(root)" else f"{path}: {error}"), call)
     said = None
     if module is not None and shapes:
         said = _misfit(module, shapes[0])
@@ -40,10 +49,14 @@ def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: Fron
     operation = _written(failed) if failed is not None else ""
     if said is not None:
         given = [f"input {_sizes(shapes[0])}"] if module is not None and shapes else []
-        return f"{path}: {said} ({'; '.join(given + [operation] * bool(operation))})", call
+        return Diagnosis(f"{path}: {said} ({'; '.join(given + [operation] * bool(operation))})", call)
     if failed is not None and _needs_values(failed):
         what = "item" if "_local_scalar_dense" in failed.name else failed.name
-        return f"{path}: {what} needs the values of a tensor, and an analysis computes none{raised_at(error)}", call
+        return Diagnosis(
+            f"{path}: {what} needs the values of a tensor, and an analysis computes none{raised_at(error)}",
+            call,
+            needs_values=True,
+        )
     try:
         reason = textwrap.shorten(str(error), 300, placeholder=" ...")
     except Exception:  # an exception whose text raises
@@ -51,9 +64,9 @@ def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: Fron
     reason = printable(reason)
     reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     if operation:
-        return f"{path}: {operation} failed: {reason}{raised_at(error)}", call
+        return Diagnosis(f"{path}: {operation} failed: {reason}{raised_at(error)}", call)
     inputs = f" (inputs {', '.join(map(_sizes, shapes))})" if shapes else ""
-    return f"{path}: {reason}{inputs}{raised_at(error)}", call
+    return Diagnosis(f"{path}: {reason}{inputs}{raised_at(error)}", call)
 
 
 def _needs_values(failed: FailedOperation) -> bool:

@@ -92,6 +92,43 @@ class Twins:
         return torch.empty(0, dtype=dtype, device="meta").set_(base.untyped_storage(), offset, shape, stride)
 
 
+class MadeUp:
+    """Values for tensors on meta: the same each time, and small. Storages that are shared stay shared.
+
+    Parameters are drawn from a normal distribution, other floating-point tensors (pixels, running variances) evenly
+    from 0 to 1; integers are 0, bools False.
+    """
+
+    SPREAD = 0.02  # of parameters: what many networks start with
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._generator = torch.Generator(device).manual_seed(0)
+        self._storages: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+
+    def filled(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor that has values as it is, and one with made-up values for a tensor on meta."""
+        return self.of(tensor) if tensor.is_meta else tensor
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor with values that is laid out as the meta tensor `tensor` is."""
+        plain = tensor.detach()
+        if plain.layout != torch.strided:
+            return torch.zeros_like(plain, device=self._device)
+        storage = plain.untyped_storage()
+        if storage._cdata not in self._storages:
+            whole = torch.empty(storage.nbytes() // plain.element_size(), dtype=plain.dtype, device=self._device)
+            if not (plain.is_floating_point() or plain.is_complex()):
+                whole.zero_()
+            elif isinstance(tensor, nn.Parameter) or plain.is_complex():
+                whole.normal_(0, self.SPREAD, generator=self._generator)
+            else:
+                whole.uniform_(generator=self._generator)
+            self._storages[storage._cdata] = (storage, whole.untyped_storage())
+        made = torch.empty(0, dtype=plain.dtype, device=self._device)
+        return made.set_(self._storages[storage._cdata][1], plain.storage_offset(), plain.size(), plain.stride())
+
+
 @dataclass
 class Aside:
     """What a real run changed although it was not its own, as it was before."""
@@ -105,11 +142,21 @@ class Copies:
 
     A parameter's stand-in shares its values. Whatever was there before the run and is not copied (parameters, tensors
     and random generators in closures) is set aside when an operation is about to change it; `put_back` returns it.
-    `aside` hands that on to a next run, which need not be watched.
+    `aside` hands that on to a next run, which need not be watched. The floating-point ones among `cast` get the dtype
+    `dtype`. What lies on meta gets values, on `device`.
     """
 
-    def __init__(self, aside: Aside | None = None) -> None:
+    def __init__(
+        self,
+        aside: Aside | None = None,
+        dtype: torch.dtype | None = None,
+        cast: Iterable[torch.Tensor] = (),
+        device: torch.device | None = None,
+    ) -> None:
         self._aside = Aside() if aside is None else aside
+        self._dtype = dtype
+        self._cast = {id(tensor) for tensor in cast}
+        self._values = MadeUp(device or torch.device("cpu"))
         self._made: set[int] = set()
         self._by_tensor: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -119,11 +166,13 @@ class Copies:
         if id(tensor) in self._made:
             return tensor
         if known is None:
-            plain = tensor.detach()
+            plain = self._values.filled(tensor).detach()
+            if id(tensor) in self._cast and plain.is_floating_point():
+                plain = plain.to(self._dtype)
             if isinstance(tensor, nn.Parameter):
                 made: torch.Tensor = _parameter(tensor, plain)
             else:
-                made = plain.clone()
+                made = plain if tensor.is_meta else plain.clone()
                 if tensor.requires_grad and not tensor.grad_fn and not made.is_inference():
                     made.requires_grad_()
             known = self._by_tensor[id(tensor)] = (tensor, made)
