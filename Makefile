@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types layers format bench coverage docs wheel clean FORCE
+.PHONY: help setup demo test lint types layers format bench learn coverage docs wheel clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-15s %s\n' "$$name" "$$text"; done
@@ -74,6 +74,9 @@ coverage: setup  ## analyse every model of timm and torchvision (PUBLISHED=FILE:
 	$(BIN)/python benchmarks/coverage.py timm $(if $(PUBLISHED),--published "$(PUBLISHED)") || status=$$?; \
 	$(BIN)/python benchmarks/coverage.py torchvision || status=$$?; \
 	exit $$status
+
+learn: setup  ## whether every network learns (some 15 minutes on one core)
+	$(BIN)/python benchmarks/learning.py
 
 docs: setup  ## renew the pages of docs/, and README's tables and timings
 	$(BIN)/python docs/generate.py
