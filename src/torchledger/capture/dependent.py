@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from torchledger.capture.known import CPU, KEPT, LARGEST, Known
+from torchledger.capture.operations import PACKED_LINEAR
 from torchledger.inputs import mapped, tensors_in
 
 META = torch.device("meta")
@@ -153,6 +155,19 @@ def _packed_backward(known: Known, func: Any, args: tuple[Any, ...], kwargs: dic
     return lambda: gradient.new_empty(tuple(size))
 
 
+def _packed_linear(known: Known, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answer | None:
+    """Multiply by a weight that is packed in an object, for which there is no meta kernel."""
+    x, packed = args[:2]
+
+    def run() -> torch.Tensor:
+        with _disable_current_modes():
+            weight, _ = packed.unpack()
+        made: torch.Tensor = x.new_empty((*x.shape[:-1], weight.shape[0]))
+        return made
+
+    return run
+
+
 _SPECIAL: dict[str, Callable[[Known, Any, tuple[Any, ...], dict[str, Any]], Answer | None]] = {
     "aten::index": _index,
     "aten::_unsafe_index": _index,
@@ -160,4 +175,5 @@ _SPECIAL: dict[str, Callable[[Known, Any, tuple[Any, ...], dict[str, Any]], Answ
     "torchvision::nms": _nms,
     "aten::_pack_padded_sequence": _packed,
     "aten::_pack_padded_sequence_backward": _packed_backward,
+    **dict.fromkeys((f"quantized::linear{form}" for form in PACKED_LINEAR), _packed_linear),
 }

@@ -89,11 +89,11 @@ def _set_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, i
     parts = index if isinstance(index, tuple) else (index,)
     plain = all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts)
     if tensor.is_meta and plain and isinstance(value, (bool, int, float)):
-        target = tensor[index]
+        target, number = tensor[index], torch.tensor(value, dtype=tensor.dtype)
         if target.dim():
-            target.fill_(value)
+            target.fill_(number)
         else:
-            target.copy_(torch.tensor(value, dtype=target.dtype))
+            target.copy_(number)
         return None
     return func(tensor, index, value)
 

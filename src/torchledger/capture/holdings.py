@@ -159,12 +159,19 @@ class Swapped:
             self._others.append(functools.partial(setattr, bits, "state", bits.state))
 
     def _take_down_script(self, module: torch.jit.ScriptModule) -> None:
-        """Take down what a scripted module keeps in C++: its flag, and its buffers, which get stand-ins here."""
+        """Take down what a scripted module keeps in C++: its flag and its tensors, which get stand-ins here.
+
+        On meta the tensors may stay: they get their twins as they come up. Not so where gradients are wanted, which
+        autograd would send to the real ones.
+        """
         inner = module._c
         self._others.append(functools.partial(inner.setattr, "training", module.training))
-        for name, tensor in module.named_buffers(recurse=False):
+        learns = torch.is_grad_enabled()
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if self._stand_ins.is_made(tensor):
+                continue  # a traced module is met under several wrappers, which share what they hold
             self._others.append(functools.partial(inner.setattr, name, tensor))
-            if isinstance(self._stand_ins, Copies):
+            if learns or (isinstance(self._stand_ins, Copies) and not isinstance(tensor, nn.Parameter)):
                 inner.setattr(name, self._stand_ins.of(tensor))
 
     def _swap(self) -> None:

@@ -13,13 +13,16 @@ from torchledger.canonical import canonical
 from torchledger.capture.shapes import Output
 from torchledger.record import Operation, OutputInfo, TensorInfo, TensorRef
 
-_UNKEYED = (torch.Generator,)
+_UNKEYED = (torch.Generator, torch.ScriptObject)
+# Forms of quantized::linear that take plain numbers, and a weight packed in an object.
+PACKED_LINEAR = ("_dynamic", "_relu_dynamic", "_dynamic_fp16", "_relu_dynamic_fp16")
 _VALUE_TAGS = frozenset((torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
 # Not tagged.
 _NEED_VALUES = frozenset(
     """
     torchvision::nms aten::_unsafe_index aten::_pack_padded_sequence aten::_pack_padded_sequence_backward
     """.split()
+    + [f"quantized::linear{form}" for form in PACKED_LINEAR]
 )
 # What chooses by values, and the tests whether all is finite.
 _ASSUMED = frozenset("topk sort argmax argmin max min kthvalue multinomial isinf isnan isposinf isneginf eq ne".split())
@@ -104,7 +107,7 @@ def flatten(values: Any, tensors: list[torch.Tensor], key: list[Any]) -> bool:
             else:
                 key += (*map(type, value), *value, len(value))
         elif isinstance(value, _UNKEYED):
-            key.append(None)
+            key.append(None if isinstance(value, torch.Generator) else object())
         else:
             key += (value.__class__, value)
     return is_meta

@@ -48,6 +48,10 @@ class Twins:
         self._made.add(id(twin))
         return twin
 
+    def is_made(self, tensor: torch.Tensor) -> bool:
+        """Whether `tensor` is a stand-in itself."""
+        return id(tensor) in self._made
+
     @property
     def made(self) -> list[torch.Tensor]:
         """The twins made so far, but for those of passing tensors."""
@@ -178,6 +182,10 @@ class Copies:
             known = self._by_tensor[id(tensor)] = (tensor, made)
             self._made.add(id(made))
         return known[1]
+
+    def is_made(self, tensor: torch.Tensor) -> bool:
+        """Whether `tensor` is a stand-in itself."""
+        return id(tensor) in self._made
 
     @property
     def made(self) -> list[torch.Tensor]:
