@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules import module as torch_module
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchledger import ForwardError, analyze, stat
@@ -182,6 +183,7 @@ def test_modes_that_forward_leaves_on_come_off(mode: Any) -> None:
         analyze(model, (4,))
     assert (torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()) == (0, 0)
     assert torch.ones(2).device.type == "cpu"
+    assert not torch_module._global_forward_hooks and not torch_module._global_forward_pre_hooks
 
 
 def test_loggers_stay_registered() -> None:

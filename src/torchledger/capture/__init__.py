@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_module
 from torch.nn.parameter import is_lazy
 
 from torchledger.capture.diagnose import explain
@@ -182,6 +183,8 @@ def put_back() -> Iterator[None]:
     numpy_random: Any = sys.modules.get("numpy.random")
     numpy_state = numpy_random.get_state() if numpy_random is not None else None
     with contextlib.ExitStack() as stack:  # each is put back whatever happens to another
+        for hooks in _GLOBAL_HOOKS:
+            stack.callback(_refill, hooks, dict(hooks))
         stack.callback(torch.set_rng_state, torch.get_rng_state())
         if cuda is not None:
             stack.callback(torch.cuda.set_rng_state_all, cuda)
@@ -203,6 +206,18 @@ def put_back() -> Iterator[None]:
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)  # it runs attention as one kernel that no mode can see into
         yield
+
+
+# Hooks on all modules there are, such as a FlopCounterMode that forward enters and never leaves hangs up.
+_GLOBAL_HOOKS: list[dict[int, Any]] = [
+    value for name, value in vars(torch_module).items() if name.startswith("_global_") and isinstance(value, dict)
+]
+
+
+def _refill(hooks: dict[int, Any], before: dict[int, Any]) -> None:
+    if hooks != before:
+        hooks.clear()
+        hooks.update(before)
 
 
 def _set_deterministic(mode: bool, warn_only: bool) -> None:
