@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch._ops import HigherOrderOperator
+from torch._higher_order_ops.flex_attention import flex_attention
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
@@ -43,8 +43,6 @@ class FrontDoor(TorchFunctionMode):
         self.recorder.autocast = torch._C._is_any_autocast_enabled()
         self.saw_autocast |= self.recorder.autocast
         special = _TABLE.get(func)
-        if special is None and isinstance(func, HigherOrderOperator):
-            special = _HIGHER_ORDER.get(func.__name__)
         try:
             return func(*args, **kwargs) if special is None else special(self, func, *args, **kwargs)
         except Exception as error:
@@ -213,10 +211,9 @@ def _seen_inside(function: Any) -> Callable[..., Any]:
     return run
 
 
-# By name: they exist once somebody has imported them.
-_HIGHER_ORDER: dict[str, Callable[..., Any]] = {"flex_attention": _whole(whole.flex_attention)}
 _TABLE: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _whole(whole.attention),
+    flex_attention: _whole(whole.flex_attention),
     F.multi_head_attention_forward: _seen_inside(F.multi_head_attention_forward),
     torch.Tensor.backward: _seen_inside(torch.Tensor.backward),
     torch.autograd.backward: _seen_inside(torch.autograd.backward),

@@ -161,7 +161,8 @@ class Recorder(TorchDispatchMode):
             life.allocation.died = len(self.record.entries)
         self._allocations.pop(life.storage, None)
         self._known.discard(life.storage)
-        self.known.drop(life.storage)
+        if life.storage in self.known.storages:
+            self.known.drop(life.storage)
         self._protected.discard(life.storage)
 
     def close(self) -> None:

@@ -56,6 +56,7 @@ class Scopes:
         self._stack: list[tuple[nn.Module, int]] = [(model, 0)]
         self._root_is_open = False
         self._handles: list[Any] = []
+        self._learns = torch.is_grad_enabled()  # a training step is captured
         # (number of the next node of autograd's graph, call that runs from there on), while gradients are recorded
         self._marks: list[tuple[int, int]] = [(0, 0)]
         # id of a parameter -> a call of the module that holds it
@@ -106,7 +107,7 @@ class Scopes:
         self.record.calls.append(ModuleCall(index, call, len(self.record.entries)))
         self.current = len(self.record.calls) - 1
         self._stack.append((module, self.current))
-        if torch.is_grad_enabled():
+        if self._learns:
             self._marks.append((_next_node(), self.current))
             for parameter in module._parameters.values():
                 self._owners.setdefault(id(parameter), self.current)
@@ -124,7 +125,7 @@ class Scopes:
         call = self._stack[depth][1]
         del self._stack[max(depth, 1) :]
         self.current = self._stack[-1][1]
-        if torch.is_grad_enabled():
+        if self._learns:
             self._marks.append((_next_node(), self.current))
         entry = self.record.calls[call]
         given = (*args, *kwargs.values()) if kwargs else args
