@@ -69,10 +69,11 @@ format: setup  ## apply ruff's fixes and format
 bench: setup  ## how long a trace takes
 	$(BIN)/python benchmarks/trace.py
 
-coverage: setup  ## analyse every model of timm and torchvision (PUBLISHED=FILE: timm's figures to compare with)
+coverage: setup  ## analyse every model of timm, torchvision and transformers (PUBLISHED=FILE: timm's figures to compare with)
 	@status=0; \
 	$(BIN)/python benchmarks/coverage.py timm $(if $(PUBLISHED),--published "$(PUBLISHED)") || status=$$?; \
 	$(BIN)/python benchmarks/coverage.py torchvision || status=$$?; \
+	$(BIN)/python benchmarks/coverage.py hf || status=$$?; \
 	exit $$status
 
 learn: setup  ## whether every network learns (some 15 minutes on one core)

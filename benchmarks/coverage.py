@@ -2,6 +2,7 @@
 
     benchmarks/coverage.py timm --published FILE    FILE: model,infer_img_size,param_count,infer_gmacs,infer_macts
     benchmarks/coverage.py torchvision              set against `_ops` of the default weights
+    benchmarks/coverage.py hf [--only TYPE ...]     set against an independent count of a real run, see real_run.py
 
 Each model is built, without weights and on meta where it can be, and analysed in a worker process that is ended when it
 takes too long. Results go to results/coverage_LIBRARY.csv after each model. A model whose row there was made with the
@@ -27,7 +28,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from fnmatch import fnmatch
 from multiprocessing import connection
@@ -94,7 +95,8 @@ class Library:
     """What it takes to run a library.
 
     `packages`: whose versions the figures hang on. `cases`: all models, given a file of published figures or None.
-    `bars`: {quantity: the share of figures that has to agree}. `causes`: {pattern of names: why figures differ}.
+    `bars`: {quantity: the share of figures that has to agree}. `causes`: {pattern of names: why figures differ}. `real`
+    counts the macs of a case in a real run, where nobody published them, or raises `LookupError` for why it does not.
     """
 
     packages: tuple[str, ...]
@@ -102,6 +104,7 @@ class Library:
     build: Callable[[Case], Built]
     bars: Mapping[str, float]
     causes: Mapping[str, str] = field(default_factory=dict)
+    real: Callable[[Case, Built], int] | None = None
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -250,11 +253,55 @@ def torchvision_build(case: Case) -> Built:
     return Built(model, inputs)
 
 
+# ---- transformers
+
+REAL = "a real run on the CPU"
+LARGEST = 500_000_000  # parameters of what is run for real
+UNCOMPARED = "not compared: "
+
+
+def hf_cases(published: Path | None) -> list[Case]:
+    """Every model type, with few layers; batch 1, the inputs that `hf:TYPE` makes."""
+    from hf_models import kinds
+
+    return [Case(kind, "", "", REAL) for kind in kinds()]
+
+
+def hf_build(case: Case) -> Built:
+    return hf_built(case, on_meta=True)
+
+
+def hf_built(case: Case, on_meta: bool) -> Built:
+    import torch
+    from hf_models import arguments
+
+    from torchledger.sources import build, resolve
+
+    source = build(resolve(f"hf:{case.model}"), arguments(case.model), device="meta" if on_meta else None)
+    assert source.example is not None
+    example = source.example(1, torch.float32)
+    return Built(source.model.eval(), tuple(example.args), example.kwargs)
+
+
+def hf_real(case: Case, built: Built) -> int:
+    """Return the macs of the same model with random weights and inputs, by formulas that are not torchledger's."""
+    import real_run
+    from transformers.initialization import no_init_weights
+
+    if (count := parameters(built.model)) > LARGEST:
+        raise LookupError(f"{count / 1e9:.1f} billion parameters")
+    with no_init_weights():
+        real = hf_built(case, on_meta=False)
+    real_run.draw(real.model)
+    return real_run.count(real.model, real_run.drawn(real.inputs), real_run.drawn(dict(real.kwargs)))
+
+
 LIBRARIES = {
     "timm": Library(
         ("torch", "timm"), timm_cases, timm_build, {"fvcore_macs": 0.97, "fvcore_activations": 0.97}, TIMM_CAUSES
     ),
     "torchvision": Library(("torch", "torchvision"), torchvision_cases, torchvision_build, {"macs": 1.0}),
+    "hf": Library(("torch", "transformers"), hf_cases, hf_build, {"macs": 1.0}, real=hf_real),
 }
 
 
@@ -293,6 +340,7 @@ def counted(library: str, case: Case) -> Row:
         warnings.simplefilter("ignore")
         built = LIBRARIES[library].build(case)
         ledger = analyze(built.model, *built.inputs, kwargs=built.kwargs)
+        case, uncompared = with_real_run(library, case, built)
     full, fvcore = ledger.totals(), ledger.totals("fvcore")
     amounts = {
         "params": full["params"],
@@ -302,9 +350,20 @@ def counted(library: str, case: Case) -> Row:
     }
     row = {name: str(int(amount)) for name, amount in amounts.items()}
     row["unknown"] = ", ".join(f"{name} ({calls})" for name, calls in ledger.unknown.items())
-    row["agreement"] = agreement(amounts, case)
-    row["form"] = built.form
+    row["agreement"] = uncompared or agreement(amounts, case)
+    row["form"] = built.form or "; ".join(ledger.assumptions)
     return row
+
+
+def with_real_run(library: str, case: Case, built: Built) -> tuple[Case, str]:
+    """Return the case with the count of a real run as its figure, or why there is none."""
+    real = LIBRARIES[library].real
+    if real is None:
+        return case, ""
+    try:
+        return replace(case, published={"macs": Figure(real(case, built), 1.0, 0)}), ""
+    except Exception as error:
+        return case, UNCOMPARED + without_folders(" ".join(str(error).split()))[:200]
 
 
 def agreement(amounts: Mapping[str, float], case: Case) -> str:
@@ -449,7 +508,7 @@ def run(library: str, args: argparse.Namespace) -> int:
     path: Path = args.output or RESULTS / f"coverage_{library}.csv"
     versions, rows = versions_of(known.packages), read(path)
     everything = known.cases(args.published)
-    cases = spread(everything, args.limit)
+    cases = spread([case for case in everything if not args.only or case.model in args.only], args.limit)
     made = {key: (row["versions"], row["reference"]) for key, row in rows.items() if not args.again}
     missing = [case for case in cases if made.get(case.key) != (versions, case.reference)]
     columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -467,6 +526,8 @@ def run(library: str, args: argparse.Namespace) -> int:
 
 def differing(row: Row) -> set[str]:
     """Return the quantities that do not agree."""
+    if row["agreement"].startswith(UNCOMPARED):
+        return set()
     return {text.split()[0] for text in row["agreement"].split("; ") if text and text != "yes"}
 
 
@@ -478,6 +539,7 @@ def said(library: str, rows: Sequence[Row]) -> tuple[list[str], bool]:
     lines = [f"{len(done)} of {len(rows)} ran, {len(whole)} without an unknown operation"]
     for (name, bar), kind in itertools.product(known.bars.items(), dict.fromkeys(row["kind"] for row in rows)):
         compared = [row for row in rows if row["reference"] and row["kind"] == kind]
+        compared = [row for row in compared if not row["agreement"].startswith(UNCOMPARED)]
         if not compared:
             continue
         apart = [row for row in compared if row["state"] != "ok" or name in differing(row)]
@@ -535,6 +597,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", choices=LIBRARIES)
     parser.add_argument("--limit", type=int, metavar="N", help="only so many models, evenly spread over all")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these models alone")
     parser.add_argument("--published", type=Path, metavar="FILE", help="figures to compare with (timm)")
     parser.add_argument("--workers", type=int, default=max((os.cpu_count() or 2) - 1, 1), metavar="N")
     parser.add_argument("--seconds", type=float, default=300, help="time limit of a model  (default: 300)")

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "coverage.py"
@@ -121,3 +123,50 @@ def test_published_parameters_say_which_form_of_a_model_counts(coverage: ModuleT
     # 22 blocks whose 1x1 branches and norms go into their 3x3 convolutions
     form, fused = built(8.31)
     assert form == "re-parameterised" and fused < plain
+
+
+# --- against real runs ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real_run() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("real_run", SCRIPT.with_name("real_run.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_type_of_transformers_agrees_with_its_real_run(tmp_path: Path) -> None:
+    path = tmp_path / "hf.csv"
+    done = run("hf", "--only", "regnet", "fnet", "--output", path)
+    assert "2 of 2 ran, 2 without an unknown operation" in done.stdout, done.stderr
+    assert {row["model"]: row["agreement"] for row in rows_of(path)} == {"regnet": "yes", "fnet": "yes"}
+
+
+def test_a_real_run_that_differs_or_fails_is_said(coverage: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(case: Any, built: Any) -> int:
+        raise LookupError("2.0 billion parameters")
+
+    def counted(real: Any) -> str:
+        built = coverage.Built(torch.nn.Linear(4, 3), ((4,),))
+        library = coverage.Library((), list, lambda case: built, {"macs": 1.0}, real=real)
+        monkeypatch.setitem(coverage.LIBRARIES, "own", library)
+        return str(coverage.counted("own", coverage.Case("net", "", "", coverage.REAL))["agreement"])
+
+    assert counted(lambda case, built: 12) == "yes"
+    assert counted(lambda case, built: 6) == "macs +100.00%"
+    assert counted(fails) == "not compared: 2.0 billion parameters"
+    row = coverage.failed(coverage.Case("a", "", "", coverage.REAL), "v1") | {"state": "ok"}
+    lines, missed = coverage.said("own", [row | {"agreement": "yes"}, row | {"agreement": counted(fails)}])
+    assert "macs: 1 of 1 agree, 100.00% (bar 100%)" in lines and not missed
+
+
+def test_counts_of_a_real_run(real_run: ModuleType) -> None:
+    x = torch.randn(2, 7, 4)
+    # 14 rows of 4 by 5
+    assert real_run.count(torch.nn.Linear(4, 5), (x,), {}) == 14 * 20
+    # 7 steps of 2 samples through 4 gates of 5 by 4 and 5 by 5
+    assert real_run.count(torch.nn.LSTM(4, 5), (x,), {}) == 14 * 4 * 5 * (4 + 5)
+    with pytest.raises(LookupError, match="no reference for _trilinear"):
+        real_run.count(torch.nn.Bilinear(4, 4, 5), (x, x), {})
