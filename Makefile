@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types layers format bench docs wheel clean FORCE
+.PHONY: help setup demo test lint types layers format bench learn docs wheel clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-15s %s\n' "$$name" "$$text"; done
@@ -68,6 +68,9 @@ format: setup  ## apply ruff's fixes and format
 
 bench: setup  ## how long a trace takes
 	$(BIN)/python benchmarks/trace.py
+
+learn: setup  ## whether every network learns (some 25 minutes on one core)
+	$(BIN)/python benchmarks/learning.py
 
 docs: setup  ## renew the pages of docs/, and README's tables and timings
 	$(BIN)/python docs/generate.py
