@@ -69,7 +69,7 @@ format: setup  ## apply ruff's fixes and format
 bench: setup  ## how long a trace takes
 	$(BIN)/python benchmarks/trace.py
 
-learn: setup  ## whether every network learns (some 25 minutes on one core)
+learn: setup  ## whether every network learns (some 17 minutes on one core)
 	$(BIN)/python benchmarks/learning.py
 
 docs: setup  ## renew the pages of docs/, and README's tables and timings
