@@ -76,7 +76,7 @@ coverage: setup  ## analyse every model of timm, torchvision and transformers (P
 	$(BIN)/python benchmarks/coverage.py hf || status=$$?; \
 	exit $$status
 
-learn: setup  ## whether every network learns (some 15 minutes on one core)
+learn: setup  ## whether every network learns (some 17 minutes on one core)
 	$(BIN)/python benchmarks/learning.py
 
 docs: setup  ## renew the pages of docs/, and README's tables and timings
