@@ -389,8 +389,9 @@ def work(pipe: connection.Connection, library: str, versions: str) -> None:
 
 def prepare() -> None:
     """Let torchvision be imported where its compiled part does not fit this torch."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
     importlib.import_module("conftest")
+    importlib.import_module("torchvision_ops").provide()
 
 
 # ---- all models

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from torchledger import analyze
 from torchledger.errors import UserError
 from torchledger.sources import Built, Example, Source, build, parse_arguments, resolve
 
@@ -46,6 +47,21 @@ class Values(nn.Module):
         super().__init__()
         self.rates = torch.linspace(0, 1, 3).tolist()
         self.layer = nn.Linear(2, 2)
+
+
+class Strides(nn.Module):
+    """Keeps whole numbers in buffers, and goes by them."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("stride", torch.tensor(2))
+        self.register_buffer("steps", torch.tensor(0, dtype=torch.int64, device=None))
+        self.register_buffer("scale", torch.tensor(2.0))
+        self.register_buffer("table", torch.tensor([1, 2]))
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x[:: self.stride.item()])
 
 
 class Failing(nn.Module):
@@ -161,7 +177,7 @@ def test_missing_file_gives_close_matches(nets: Path) -> None:
 
 
 def test_file_without_attribute_names_the_candidates(nets: Path) -> None:
-    candidates = r"it defines Settings, Net, Needy, Values, Failing, Outer, make_net, make_number\)"
+    candidates = r"it defines Settings, Net, Needy, Values, Strides, Failing, Outer, make_net, make_number\)"
     fails(str(nets), candidates)
     fails(f"{nets}:", candidates)
     empty = nets.parent / "empty.py"
@@ -204,6 +220,15 @@ def test_build_factory_instance_nested_and_module(nets: Path) -> None:
     assert type(build(resolve(f"{nets}:Outer.Inner")).model).__name__ == "Inner"
     linear = build(resolve("torch.nn:Linear"), {"in_features": 2, "out_features": 3}, device="meta")
     assert linear.model.get_parameter("weight").shape == (3, 2)
+
+
+def test_a_whole_number_in_a_buffer_keeps_its_value_on_meta(nets: Path) -> None:
+    built = build(resolve(f"{nets}:Strides"), {}, device="meta")
+    devices = {name: tensor.device.type for name, tensor in built.model.state_dict().items()}
+    assert built.on_meta
+    assert devices.pop("stride") == "cpu" and set(devices.values()) == {"meta"}
+    # 3 of 5 rows, each 4 x 3
+    assert analyze(built.model, torch.empty(5, 4), execute=False).totals()["macs"] == 3 * 4 * 3
 
 
 def test_constructor_that_needs_values_falls_back_to_a_real_build(nets: Path) -> None:
@@ -274,7 +299,7 @@ def test_declared_input_size(tmp_path: Path, declared: str, expected: tuple[int,
 @pytest.mark.parametrize(
     ("attribute", "arguments", "match"),
     [
-        ("Nett", {}, r"no 'Nett' in .*nets\.py\. Did you mean 'Net'.* It defines Net, Needy, Values, Failing, ready"),
+        ("Nett", {}, r"no 'Nett' in .*nets\.py\. Did you mean 'Net'.* It defines Net, Needy, Values, Strides, Failing, ready"),
         ("Needy", {}, r"needs the arguments width, depth: say --arg width=VALUE --arg depth=VALUE"),
         ("Needy", {"depth": 1}, r"needs the argument width: say --arg width=VALUE$"),
         (
@@ -287,7 +312,7 @@ def test_declared_input_size(tmp_path: Path, declared: str, expected: tuple[int,
         ("number", {}, r"is a value of type int, not an nn\.Module"),
         ("Settings", {}, r"is a class Settings, not an nn\.Module"),
         ("ready", {"a": 1}, r"already built: it takes no arguments \(a\)"),
-        ("Failing", {}, r"building Failing\(\) failed: ValueError: in_channels must be .*\(.*nets\.py, line 39\)$"),
+        ("Failing", {}, r"building Failing\(\) failed: ValueError: in_channels must be .*\(.*nets\.py, line 54\)$"),
         ("Net", {"num_classes": "x"}, r"building Net\(num_classes='x'\) failed: TypeError: .*nets\.py, line 19\)$"),
     ],
 )

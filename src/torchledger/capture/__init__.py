@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.parameter import is_lazy
 
+from torchledger.capture.caches import without_meta
 from torchledger.capture.diagnose import explain
 from torchledger.capture.frontdoor import FrontDoor
 from torchledger.capture.holdings import Swapped
@@ -155,6 +156,7 @@ def ready(
         put_back(),
         torch.inference_mode(False),
         torch.set_grad_enabled(gradients),
+        without_meta(m for _, m in modules.values()),
         Swapped([*(m for _, m in modules.values()), *given], stand_ins),
     ):
         if mode != "as_is":

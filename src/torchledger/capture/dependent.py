@@ -99,6 +99,8 @@ def _index(known: Known, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     x, indices = args[0], args[1]
     if not any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
         return None
+    if (whole := _computed(known, func, args, kwargs)) is not None:  # what is picked out stays known
+        return whole
     expanded: list[torch.Tensor | None] = []
     for index in indices:
         if index is None or index.dtype not in (torch.bool, torch.uint8):

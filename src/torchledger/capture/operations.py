@@ -26,6 +26,7 @@ _NEED_VALUES = frozenset(
 )
 # What chooses by values, and the tests whether all is finite.
 _ASSUMED = frozenset("topk sort argmax argmin max min kthvalue multinomial isinf isnan isposinf isneginf eq ne".split())
+_PACKED = "PackedParamsBase"  # of quantised layers
 T = TypeVar("T")
 
 
@@ -44,6 +45,7 @@ class Kind:
     random: bool
     needs_values: bool  # what it returns hangs on more than the sizes of what it is given
     assumes: bool  # what it returns may be taken for granted, see known.py
+    packed: tuple[str, ...]  # the arguments that are objects with a weight and a bias in them
 
 
 KINDS: dict[Any, Kind] = {}
@@ -80,6 +82,7 @@ def learn(func: Any) -> Kind:
         random=torch.Tag.nondeterministic_seeded in func.tags,
         needs_values=not _VALUE_TAGS.isdisjoint(func.tags) or func._schema.name in _NEED_VALUES,
         assumes=packet in _ASSUMED,
+        packed=tuple(a.name for a in arguments if str(a.type).endswith(_PACKED)),
         can_replay=torch.Tag.inplace_view not in func.tags
         and "storage_offset" not in names  # counted from the start of the storage, which a key does not have
         and all(not (argument.kwarg_only and argument.alias_info is not None) for argument in arguments),
@@ -166,6 +169,17 @@ def arguments_of(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
     found = {name: plain(value) for name, value in given.items()}
     defaults = {name: plain(value) for name, value in kind.defaults.items() if name not in found}
     return {name: value for name, value in (found | defaults).items() if name not in _PLACES}
+
+
+def unpacked(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments by name, with `weight` and `bias` in place of an object that holds them packed."""
+    found: dict[str, Any] = {}
+    for name, value in (dict(zip(kind.parameters, args, strict=False)) | kwargs).items():
+        if name in kind.packed and hasattr(value, "unpack"):
+            found["weight"], found["bias"], *_ = value.unpack()
+        else:
+            found[name] = value
+    return found
 
 
 _PLACES = ("device", "layout", "pin_memory", "generator", "non_blocking")  # where it lies, not what it is

@@ -30,6 +30,7 @@ from torchledger.capture.operations import (
     sharing,
     storages_of,
     tensor_info,
+    unpacked,
 )
 from torchledger.capture.scopes import Scopes
 from torchledger.capture.shape_rules import RULES
@@ -334,7 +335,8 @@ class Recorder(TorchDispatchMode):
         kernel: Callable[[], Any] | None = None,
     ) -> Any:
         """Run the kernel (or `kernel` in its place), book what it did, and remember it under `key` (None: do not)."""
-        given = tensors_in((args, kwargs))
+        stated = unpacked(kind, args, kwargs) if kind.packed else None
+        given = tensors_in((args, kwargs) if stated is None else stated)
         before = tuple(tensor_info(tensor) for tensor in given) if kind.reshapes else None
         # Under autocast the real run would cast where this one does not.
         check = CHECKS.get(func) if self._twins is not None and not self.autocast else None
@@ -356,7 +358,8 @@ class Recorder(TorchDispatchMode):
         is_booked = kind.name is not None and not (kind.name == "empty" and returned and not returned[0].numel())
         operation = NO_OPERATION
         if is_booked:
-            operation = operation_of(kind.name or "", arguments_of(kind, args, kwargs), given, outputs, before)
+            arguments = arguments_of(kind, args, kwargs) if stated is None else arguments_of(kind, (), stated)
+            operation = operation_of(kind.name or "", arguments, given, outputs, before)
         is_remembered = key is not None and can_replay and self._memo is not None
         if is_remembered:
             self._memo.put(key, Template(operation, outputs, container))  # type: ignore[union-attr]

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import io
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torchledger.errors import UserError, check_accepted, raised_at
 from torchledger.sources.naming import Source, describe
@@ -42,7 +42,7 @@ def construct(
         # So is what it prints then.
         printed = io.StringIO()
         try:
-            with torch.device("meta"), contextlib.redirect_stdout(printed):
+            with torch.device("meta"), whole_numbers(), contextlib.redirect_stdout(printed):
                 on_meta = target(**arguments)
         except UserError:
             raise
@@ -52,6 +52,28 @@ def construct(
             print(printed.getvalue(), end="")
             return _checked_model(source, on_meta), True
     return _checked_model(source, _call(source, target, arguments)), False
+
+
+def whole_numbers() -> contextlib.AbstractContextManager[object]:
+    """Return a context in which `torch.tensor(3)` keeps its value on any default device.
+
+    A constructor that keeps a stride or a kernel's size in a buffer reads it in forward. A single number on the CPU
+    goes together with tensors of every device.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class WholeNumbers(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func is torch.tensor and args and isinstance(args[0], int) and "device" not in kwargs:
+                dtype = kwargs.get("dtype")
+                if dtype is None or not (dtype.is_floating_point or dtype.is_complex):
+                    kwargs = {**kwargs, "device": "cpu"}
+            return func(*args, **kwargs)
+
+    mode: contextlib.AbstractContextManager[object] = WholeNumbers()
+    return mode
 
 
 def _call(source: Source, target: Callable[..., object], arguments: dict[str, object]) -> object:
