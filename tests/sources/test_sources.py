@@ -299,7 +299,11 @@ def test_declared_input_size(tmp_path: Path, declared: str, expected: tuple[int,
 @pytest.mark.parametrize(
     ("attribute", "arguments", "match"),
     [
-        ("Nett", {}, r"no 'Nett' in .*nets\.py\. Did you mean 'Net'.* It defines Net, Needy, Values, Strides, Failing, ready"),
+        (
+            "Nett",
+            {},
+            r"no 'Nett' in .*nets\.py\. Did you mean 'Net'.* It defines Net, Needy, Values, Strides, Failing, ready",
+        ),
         ("Needy", {}, r"needs the arguments width, depth: say --arg width=VALUE --arg depth=VALUE"),
         ("Needy", {"depth": 1}, r"needs the argument width: say --arg width=VALUE$"),
         (
