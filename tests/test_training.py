@@ -111,6 +111,20 @@ def test_recurrent_layers_and_attention_cost_twice_the_forward() -> None:
     assert forward == 2 * 2 * 7 * 7 * 4 and backward == 2 * forward
 
 
+@pytest.mark.parametrize(
+    ("frozen", "macs_of_a_row"),
+    # back through w_hh (24 x 6), then the gradients of w_ih (24 x 8) and w_hh
+    [((), 144 + 192 + 144), (("bias_ih_l0", "bias_hh_l0"), 144 + 192 + 144), (("weight_hh_l0",), 144 + 192),
+     (("weight_ih_l0", "bias_hh_l0"), 144 + 144)],
+)  # fmt: skip
+def test_frozen_parameters_of_an_lstm(frozen: tuple[str, ...], macs_of_a_row: int) -> None:
+    lstm = nn.LSTM(8, 6)
+    for name in frozen:
+        lstm.get_parameter(name).requires_grad_(False)
+    ledger = analyze(lstm, torch.zeros(2, 5, 8), training=True)
+    assert ledger.totals(phase="backward")["macs"] == 10 * macs_of_a_row
+
+
 # --- phases and places ---------------------------------------------------------------------------------------------
 
 

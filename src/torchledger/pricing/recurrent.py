@@ -115,13 +115,22 @@ def wanted(operation: Operation) -> tuple[bool, bool, bool]:
     return bool(mask[0]), bool(mask[1]), bool(mask[-1])
 
 
+def wanted_parameters(operation: Operation) -> list[TensorInfo]:
+    """Return the parameters whose gradients are wanted: `output_mask` may have a flag for each, or one for all."""
+    listed, mask = parameters(operation), operation.arguments.get("output_mask")
+    if operation.tensors("params") and isinstance(mask, tuple) and len(mask) > max(3, len(listed)):
+        return [tensor for tensor, wants in zip(listed, mask[-len(listed) :], strict=True) if wants]
+    return listed if wanted(operation)[2] else []
+
+
 def backward_macs(operation: Operation) -> int:
     """As many as the forward's for what goes back through the matrices, less the first layer's w_ih where the
-    input's gradient is not wanted, and as many for the gradients of the matrices."""
-    x, _, params = wanted(operation)
+    input's gradient is not wanted, and as many for the gradients of the matrices that are wanted."""
+    x, _, _ = wanted(operation)
     each = sum(matrix.elements for matrix in matrices(operation))
     first = 0 if x else (1 + bool(operation.arguments.get("bidirectional"))) * matrices(operation)[0].elements
-    return rows(operation) * (each - first + each * params)
+    learnt = sum(tensor.elements for tensor in wanted_parameters(operation) if len(tensor.shape) == 2)
+    return rows(operation) * (each - first + learnt)
 
 
 def backward_flops(cell: Cell) -> r.Formula:
@@ -130,7 +139,8 @@ def backward_flops(cell: Cell) -> r.Formula:
 
     def flops(operation: Operation) -> int:
         steps = rows(operation)
-        biases = bias_elements(operation) * max(steps - 1, 0) if wanted(operation)[2] else 0
+        learnt = sum(tensor.elements for tensor in wanted_parameters(operation) if len(tensor.shape) == 1)
+        biases = learnt * max(steps - 1, 0)
         cells = steps * cell.backward * units(operation, cell)
         return 2 * backward_macs(operation) + cells + biases + 2 * dropped(operation)
 
