@@ -434,6 +434,13 @@ def recurrent_case(
     return Case(name, net(function, rnn=build), inputs, count * matrices, count * (2 * matrices - first_input))
 
 
+def without_gradient(module: nn.Module, start: str) -> nn.Module:
+    """Return a module whose parameters of names that start so do not train."""
+    for name, value in module.named_parameters():
+        value.requires_grad_(not name.startswith(start))
+    return module
+
+
 def padded() -> tuple[Any, ...]:
     return torch.randn(2, 5, 8), torch.tensor([3, 5])
 
@@ -468,6 +475,21 @@ RECURRENT = [
         rows,
         SQUARE + 10 * 24 * 14,
         SQUARE + 10 * 2 * 24 * 14,
+    ),
+    # through w_hh (144 elements) all the same, and w_ih's and w_hh's gradients: 192 + 144
+    Case(
+        "LSTM with frozen biases",
+        lambda: without_gradient(nn.LSTM(8, 6), "bias"),
+        rows,
+        10 * 336,
+        10 * (144 + 192 + 144),
+    ),
+    Case(
+        "LSTM with a frozen matrix",
+        lambda: without_gradient(nn.LSTM(8, 6), "weight_hh"),
+        rows,
+        10 * 336,
+        10 * (144 + 192),
     ),
     # 5 steps of 2 samples; backward: both weights 5 times, the states' gradient 4 times (the first states are zeros)
     Case(
