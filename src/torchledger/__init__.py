@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torchledger.api import analyze, stat
     from torchledger.errors import UserError
-    from torchledger.ledger import ForwardError, Ledger, Table
+    from torchledger.ledger import ForwardError, Ledger
+    from torchledger.memory_report import MemoryReport
     from torchledger.pricing.custom import register_rule
     from torchledger.pricing.rules import Rule
+    from torchledger.tables import Table
     from torchledger.views import AtLeast
 
 __version__ = "0.1.0"
@@ -21,6 +23,7 @@ __all__ = [
     "AtLeast",
     "ForwardError",
     "Ledger",
+    "MemoryReport",
     "Rule",
     "Table",
     "UserError",
@@ -37,7 +40,8 @@ _HOME = {
     "AtLeast": "torchledger.views",
     "ForwardError": "torchledger.ledger",
     "Ledger": "torchledger.ledger",
-    "Table": "torchledger.ledger",
+    "MemoryReport": "torchledger.memory_report",
+    "Table": "torchledger.tables",
     "Rule": "torchledger.pricing.rules",
     "register_rule": "torchledger.pricing.custom",
 }

@@ -17,8 +17,9 @@ from torchledger.errors import UserError, printable, raised_at
 
 if TYPE_CHECKING:
     from torchledger.capture.execution import Execute
-    from torchledger.ledger import Ledger, Table
+    from torchledger.ledger import Ledger
     from torchledger.sources import Source
+    from torchledger.tables import Table
 
 USER_ERROR = 2
 STRICT = 3
@@ -165,6 +166,7 @@ def stat(
     """Show what every layer, operation or module of a model costs."""
     from torchledger import ledger as ledger_module
     from torchledger import pricing, sources
+    from torchledger.writing import check_writable
 
     pricing.convention(convention)
     output = None if output == "-" else output
@@ -177,7 +179,7 @@ def stat(
             raise UserError("--classes and --arg num_classes say the same: give one of them")
         arguments["num_classes"] = classes
     if output is not None:
-        ledger_module.check_writable(output)
+        check_writable(output)
     failure: Exception | None = None
     if named.kind == "ledger":
         given = {
@@ -232,13 +234,13 @@ def models(
     ] = None,
 ) -> None:
     """List the networks that come with torchledger, with what the ledger counts for each and what they reached."""
-    from torchledger import ledger as ledger_module
     from torchledger.report import catalog
     from torchledger.sources import networks
+    from torchledger.writing import check_writable
 
     output = None if output == "-" else output
     if output is not None:
-        ledger_module.check_writable(output)
+        check_writable(output)
     _write(catalog.written(networks(), format.value), output)
 
 
@@ -341,7 +343,7 @@ def _drawn(ledger: Ledger, table: Table, format: Format, width: int | None, to_f
 
 
 def _write(text: str, output: str | None) -> None:
-    from torchledger.ledger import write_whole
+    from torchledger.writing import write_whole
 
     if output is None:
         if sys.stdout is None:

@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import json
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from torchledger import pricing, views
 from torchledger.errors import UserError
+from torchledger.memory_report import MemoryReport
 from torchledger.record import Phase, Record, read_record
-from torchledger.report import table_to_json, to_csv, to_markdown, to_text
+from torchledger.tables import Table
 from torchledger.views import Cell
+from torchledger.writing import write_whole
 
 PHASES = get_args(Phase)
-
-
-class Table(views.Table):
-    """Rows of cells by column name and their exact `total`; print it, or take it as text, CSV, markdown or JSON.
-
-    `rows` holds a dict for each row; a cell is None where the convention does not count it, and an `AtLeast` where
-    unknown operations are missing from it.
-    """
-
-    def to_text(self, width: int | None = None, color: bool = False) -> str:
-        """Return the table for a terminal of `width` columns (None: as wide as it gets)."""
-        if width is not None and (not isinstance(width, int) or width < 1):
-            raise UserError(f"width is {width!r}, expected a whole number of columns from 1")
-        return to_text(self, width, color)
-
-    def to_csv(self) -> str:
-        """Return every row under the names of the quantities, without a total."""
-        return to_csv(self)
-
-    def to_markdown(self) -> str:
-        """Return a GitHub table with the total in bold."""
-        return to_markdown(self)
-
-    def to_json(self) -> dict[str, object]:
-        """Return columns, rows, total and notes as values for `json.dumps`."""
-        return table_to_json(self)
-
-    def __str__(self) -> str:
-        return self.to_text()
 
 
 class Ledger:
@@ -81,17 +51,37 @@ class Ledger:
 
     def by_layer(self, convention: str = "full", phase: str | None = None) -> Table:
         """Return one row a leaf module, and one for each operation that ran outside of one; `phase` as in `totals`."""
-        return _table(views.by_layer(self.record, self._convention(convention), _checked(phase)))
+        return Table.of(views.by_layer(self.record, self._convention(convention), _checked(phase)))
 
     def by_operation(self, convention: str = "full", phase: str | None = None) -> Table:
         """Return one row a kind of operation, heaviest first."""
-        return _table(views.by_operation(self.record, self._convention(convention), _checked(phase)))
+        return Table.of(views.by_operation(self.record, self._convention(convention), _checked(phase)))
 
     def by_module(self, depth: int = 1, convention: str = "full", phase: str | None = None) -> Table:
         """Return one row a module of the tree down to `depth` (0: the whole model), with all that ran below it."""
         if not isinstance(depth, int) or isinstance(depth, bool) or depth < 0:
             raise UserError(f"depth is {depth!r}, expected a whole number from 0")
-        return _table(views.by_module(self.record, self._convention(convention), depth, _checked(phase)))
+        return Table.of(views.by_module(self.record, self._convention(convention), depth, _checked(phase)))
+
+    def memory(
+        self,
+        device: str = "cuda",
+        allocator: str | None = None,
+        first_step: bool = False,
+        accumulate: int = 1,
+        set_to_none: bool = True,
+    ) -> MemoryReport:
+        """Return the bytes alive over the run's operations: the peak, and what is alive there.
+
+        Args:
+            device: "cuda" or "cpu": whose kernels run. They differ in what they keep for the backward.
+            allocator: "exact" for the bytes that are asked for; "cuda" for torch's caching allocator, which rounds, and
+                reserves more than it hands out. Default: the device's own.
+            first_step: the first step of a training, in which the optimizer makes its state and finds none.
+            accumulate: micro-batches whose gradients are added up before the optimizer's step; the ledger is one of them.
+            set_to_none: as in `optimizer.zero_grad`; without it gradients stay, as zeros.
+        """
+        return MemoryReport(self.record, device, allocator, first_step, accumulate, set_to_none)
 
     def _convention(self, name: str) -> pricing.Convention:
         return pricing.convention(name, self._rules)
@@ -135,58 +125,7 @@ class ForwardError(Exception):
         return type(self), (str(self), self.ledger)
 
 
-def check_writable(path: str | os.PathLike[str]) -> Path:
-    """Return where `path` leads. Raise UserError where that is a folder, or its folder is missing."""
-    try:
-        target = Path(os.path.realpath(os.fsdecode(path)))  # a link stays a link: what it points to is replaced
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path!r} is no path of a file: {error}") from error
-    shown = repr(os.fspath(path))
-    try:
-        if not target.parent.is_dir():
-            raise UserError(f"cannot write {shown}: there is no folder {str(target.parent)!r}; make it first")
-        if target.is_dir():
-            raise UserError(f"cannot write {shown}: it is a folder; name a file in it")
-        target.exists()
-    except OSError as error:  # a name that is too long, for one
-        raise UserError(f"cannot write {shown}: {error.strerror}") from error
-    return target
-
-
-def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` to `path` so that a file there is replaced whole or stays as it was.
-
-    Raise UserError where the folder is missing or cannot be written to.
-    """
-    target = check_writable(path)
-    shown = repr(os.fspath(path))
-    temporary = None
-    try:
-        if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8", errors="replace")  # a device or a pipe, such as /dev/stdout
-            return
-        name = f".{target.name[:100]}.{secrets.token_hex(4)}.tmp"
-        descriptor = os.open(target.parent / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        temporary = target.parent / name
-        with open(descriptor, "w", encoding="utf-8", errors="replace", newline="") as file:
-            file.write(text)
-        if target.exists():
-            os.chmod(temporary, target.stat().st_mode & 0o7777)
-        os.replace(temporary, target)
-        temporary = None
-    except OSError as error:
-        raise UserError(f"cannot write {shown}: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-
-
 def _checked(phase: str | None) -> str | None:
     if phase is not None and phase not in PHASES:
         raise UserError(f"phase is {phase!r}; the phases are {', '.join(PHASES)}")
     return phase
-
-
-def _table(table: views.Table) -> Table:
-    return Table(**{field.name: getattr(table, field.name) for field in dataclasses.fields(table)})

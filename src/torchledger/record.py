@@ -14,14 +14,14 @@ from typing import Any, Literal, TypeVar
 
 from torchledger.errors import UserError
 
-SCHEMA = 2  # 2: training steps
+SCHEMA = 3  # 2: training steps; 3: what an allocation belongs to
 FORMAT = "torchledger ledger"
 LARGEST = 2**64  # no size, count or scalar of torch's reaches it, and sums of what is below stay printable
 LONGEST_REASON = 200  # characters that a message quotes of a damaged ledger
 
 Shape = tuple[int, ...]
 Phase = Literal["forward", "backward", "optimizer"]
-StorageKind = Literal["parameter", "buffer", "input", "constant", "activation", "gradient", "optimizer"]
+StorageKind = Literal["parameter", "buffer", "input", "constant", "activation", "gradient", "optimizer", "kernel"]
 T = TypeVar("T")
 
 ITEM_SIZES = {
@@ -162,12 +162,18 @@ class ParameterInfo:
 
 @dataclass(slots=True)
 class Allocation:
-    """A storage: bytes, and the number of entries booked when it was born and when it died (None: outlived the run)."""
+    """A storage: bytes, and the number of entries booked when it was born and when it died (None: outlived the run).
+
+    `owner`: the place in `Record.parameters` of what a parameter, gradient or optimizer state belongs to, in
+    `Record.buffers` for a buffer. A `kernel` stands for what entry `born` keeps for its backward beyond its inputs and
+    outputs: how many bytes is a matter of the device (see memory/kernels.py), so it has none of its own.
+    """
 
     bytes: int
     born: int
     died: int | None
     kind: StorageKind
+    owner: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +220,8 @@ class Record:
     error: str | None = None
     failed_call: int | None = None  # the call of a module in which forward failed
     step: str | None = None  # of a training step: its loss and optimizer
+    loss_at: int | None = None  # of a training step: entries booked when forward returned
+    one_by_one: int | None = None  # most bytes of temporaries where the optimizer takes one parameter after another
 
     def row_keys(self) -> list[RowKey]:
         """Return for each entry the row of the by-layer view that it belongs to.
@@ -259,7 +267,7 @@ class Record:
             },
             "parameters": [_parameter_to_json(parameter) for parameter in self.parameters],
             "buffers": [_parameter_to_json(buffer) for buffer in self.buffers],
-            "allocations": [[a.bytes, a.born, a.died, a.kind] for a in self.allocations],
+            "allocations": [[a.bytes, a.born, a.died, a.kind, a.owner] for a in self.allocations],
             "assumptions": self.assumptions,
             "measurement": None
             if self.measurement is None
@@ -272,6 +280,8 @@ class Record:
             "error": self.error,
             "failed_call": self.failed_call,
             "step": self.step,
+            "loss_at": self.loss_at,
+            "one_by_one": self.one_by_one,
         }
 
     @classmethod
@@ -349,10 +359,7 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
         ],
         parameters=[_parameter_from_json(parameter) for parameter in _listed(data["parameters"])],
         buffers=[_parameter_from_json(buffer) for buffer in _listed(data["buffers"])],
-        allocations=[
-            Allocation(_checked(int, size), _checked(int, born), _optional(int, died), _one_of(kind, StorageKind))
-            for size, born, died, kind in _listed(data["allocations"])
-        ],
+        allocations=[_allocation_from_json(*allocation) for allocation in _listed(data["allocations"])],
         assumptions=[_checked(str, text) for text in _listed(data["assumptions"])],
         measurement=None
         if measurement is None
@@ -368,6 +375,8 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
         error=_optional(str, data["error"]),
         failed_call=_optional(int, data["failed_call"]),
         step=_optional(str, data["step"]) if data["schema"] > 1 else None,
+        loss_at=_optional(int, data["loss_at"]) if data["schema"] > 2 else None,
+        one_by_one=_optional(int, data["one_by_one"]) if data["schema"] > 2 else None,
     )
 
 
@@ -385,8 +394,14 @@ def _check_references(record: Record) -> None:
     if record.failed_call is not None and not 0 <= record.failed_call < len(record.calls):
         raise ValueError(f"forward failed in call {record.failed_call} of {len(record.calls)}")
     moments = [call.started for call in record.calls]
+    moments += [] if record.loss_at is None else [record.loss_at]
     for allocation in record.allocations:
         moments += [allocation.born, allocation.born if allocation.died is None else allocation.died]
+        owners = record.buffers if allocation.kind == "buffer" else record.parameters
+        if allocation.owner is not None and not 0 <= allocation.owner < len(owners):
+            raise ValueError(f"a storage belongs to {allocation.kind} {allocation.owner} of {len(owners)}")
+        if allocation.bytes < 0 or (allocation.kind == "kernel" and allocation.born >= len(record.entries)):
+            raise ValueError(f"a storage of {allocation.bytes} bytes is that of entry {allocation.born}")
     if moments and not 0 <= min(moments) <= max(moments) <= len(record.entries):
         raise ValueError(f"a call or a storage begins or ends outside of the {len(record.entries)} entries")
     for number, call in enumerate(record.calls):
@@ -455,6 +470,11 @@ def _value_from_json(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return tuple(_value_from_json(item) for item in value)
     return _checked(int, value) if _is(int, value) else value
+
+
+def _allocation_from_json(size: object, born: object, died: object, kind: object, owner: object = None) -> Allocation:
+    chosen = _one_of(kind, StorageKind)
+    return Allocation(_checked(int, size), _checked(int, born), _optional(int, died), chosen, _optional(int, owner))
 
 
 def _parameter_to_json(p: ParameterInfo) -> list[object]:

@@ -77,18 +77,17 @@ _BY_CLASS: dict[type[nn.Module], Callable[[torch.Tensor], torch.Tensor]] = {
     nn.BCEWithLogitsLoss: _like,
 }
 
-# Each is told to take all parameters in one go, as torch itself does on a GPU.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": functools.partial(torch.optim.SGD, lr=RATE, foreach=True),
-    "momentum": functools.partial(torch.optim.SGD, lr=RATE, momentum=0.9, foreach=True),
-    "adam": functools.partial(torch.optim.Adam, lr=RATE, foreach=True),
-    "adamw": functools.partial(torch.optim.AdamW, lr=RATE, foreach=True),
-    "adagrad": functools.partial(torch.optim.Adagrad, lr=RATE, foreach=True),
-    "rmsprop": functools.partial(torch.optim.RMSprop, lr=RATE, foreach=True),
-    "adamax": functools.partial(torch.optim.Adamax, lr=RATE, foreach=True),
-    "nadam": functools.partial(torch.optim.NAdam, lr=RATE, foreach=True),
-    "radam": functools.partial(torch.optim.RAdam, lr=RATE, foreach=True),
-    "adadelta": functools.partial(torch.optim.Adadelta, lr=RATE, foreach=True),
+    "sgd": functools.partial(torch.optim.SGD, lr=RATE),
+    "momentum": functools.partial(torch.optim.SGD, lr=RATE, momentum=0.9),
+    "adam": functools.partial(torch.optim.Adam, lr=RATE),
+    "adamw": functools.partial(torch.optim.AdamW, lr=RATE),
+    "adagrad": functools.partial(torch.optim.Adagrad, lr=RATE),
+    "rmsprop": functools.partial(torch.optim.RMSprop, lr=RATE),
+    "adamax": functools.partial(torch.optim.Adamax, lr=RATE),
+    "nadam": functools.partial(torch.optim.NAdam, lr=RATE),
+    "radam": functools.partial(torch.optim.RAdam, lr=RATE),
+    "adadelta": functools.partial(torch.optim.Adadelta, lr=RATE),
 }
 
 

@@ -27,7 +27,7 @@ from torchledger.capture.shapes import MEMO
 from torchledger.capture.step import step
 from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
-from torchledger.record import ParameterInfo, Record
+from torchledger.record import ParameterInfo, Record, StorageKind
 from torchledger.training import Training
 
 Mode = Literal["eval", "train", "as_is"]
@@ -124,7 +124,7 @@ def capture(
                 error = raised
         if error is not None:
             try:
-                record.error, record.failed_call, needs_values = explain(error, scopes, recorder, door)
+                record.error, record.failed_call, needs_values = explain(error, scopes)
                 if recorder.phase != "forward":
                     record.error = f"{recorder.phase}: {record.error}"
             except Exception:  # a diagnosis that fails must not hide what it is about
@@ -268,7 +268,8 @@ def _take_down_state(modules: Modules, record: Record, recorder: Recorder) -> No
                 storage = tensor.untyped_storage()._cdata
                 if storage not in storages:
                     storages.add(storage)
-                    recorder.born(tensor, "parameter" if attribute == "_parameters" else "buffer")
+                    kind: StorageKind = "parameter" if attribute == "_parameters" else "buffer"
+                    recorder.born(tensor, kind, len(listed) - 1)
 
 
 def _name(model: nn.Module) -> str:

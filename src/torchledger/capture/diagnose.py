@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from torchledger.capture.frontdoor import FrontDoor
-from torchledger.capture.recorder import FailedOperation, Recorder
+from torchledger.capture.failures import forget, noted
+from torchledger.capture.recorder import FailedOperation
 from torchledger.capture.scopes import Scopes
 from torchledger.errors import UserError, printable, raised_at
 from torchledger.record import Shape
@@ -25,13 +25,15 @@ class Diagnosis(NamedTuple):
     needs_values: bool = False
 
 
-def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: FrontDoor) -> Diagnosis:
+def explain(error: BaseException, scopes: Scopes) -> Diagnosis:
     """Return why forward raised `error`, and where."""
     chain = _chain(error)
-    failed = next((f for f in (recorder.failure, door.failure) if f is not None and f.error in chain), None)
+    operation_failed, function_failed, module_failed = (noted(chain, p) for p in ("operation", "function", "module"))
+    forget(chain)
+    raised, failed = operation_failed or function_failed or (None, None)
     module, call = None, failed.call if failed is not None else 0
-    if scopes.failure is not None and scopes.failure[0] in chain:
-        _, call_of_module, module = scopes.failure
+    if module_failed is not None:
+        call_of_module, module = module_failed[1]
         if failed is None or failed.call != call_of_module:
             call = call_of_module if failed is None else failed.call
             module = module if failed is None else None
@@ -43,14 +45,14 @@ def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: Fron
     said = None
     if module is not None and shapes:
         said = _misfit(module, shapes[0])
-    candidates = [f for f in (door.failure, recorder.failure) if f is not None and f.error in chain]
-    for candidate in candidates:
-        said = said or _operation_misfit(candidate)
+    for candidate in (function_failed, operation_failed):
+        if candidate is not None:
+            said = said or _operation_misfit(candidate[1])
     operation = _written(failed) if failed is not None else ""
     if said is not None:
         given = [f"input {_sizes(shapes[0])}"] if module is not None and shapes else []
         return Diagnosis(f"{path}: {said} ({'; '.join(given + [operation] * bool(operation))})", call)
-    if failed is not None and _needs_values(failed):
+    if failed is not None and _needs_values(raised, failed):
         what = "item" if "_local_scalar_dense" in failed.name else failed.name
         return Diagnosis(
             f"{path}: {what} needs the values of a tensor, and an analysis computes none{raised_at(error)}",
@@ -69,12 +71,12 @@ def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: Fron
     return Diagnosis(f"{path}: {reason}{inputs}{raised_at(error)}", call)
 
 
-def _needs_values(failed: FailedOperation) -> bool:
+def _needs_values(error: BaseException, failed: FailedOperation) -> bool:
     """Whether the operation asked for values that a meta tensor has not."""
-    if failed.error.__class__ not in (RuntimeError, NotImplementedError, TypeError):
+    if error.__class__ not in (RuntimeError, NotImplementedError, TypeError):
         return False
-    said = str(failed.error)
-    if isinstance(failed.error, NotImplementedError) and ("'Meta' backend" in said or "Meta kernel" in said):
+    said = str(error)
+    if isinstance(error, NotImplementedError) and ("'Meta' backend" in said or "Meta kernel" in said):
         return True
     by_name = any(name in failed.name for name in ("_local_scalar_dense", "numpy", "tolist", "__array__"))
     return by_name or "torch.nonzero()" in said or "Tensor.item() cannot be called on meta" in said

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from torchledger.capture import whole
+from torchledger.capture.failures import note
 from torchledger.capture.operations import tensor_info
 from torchledger.capture.recorder import FailedOperation, Recorder
 from torchledger.inputs import tensors_in
@@ -32,7 +33,6 @@ class FrontDoor(TorchFunctionMode):
         super().__init__()
         self.recorder = recorder
         self.device = device  # where the model lives, and where its code shall think that it does
-        self.failure: FailedOperation | None = None
         self.saw_autocast = False
         self.saw_move = False  # to a device by name, such as x.cuda()
 
@@ -46,11 +46,10 @@ class FrontDoor(TorchFunctionMode):
         try:
             return func(*args, **kwargs) if special is None else special(self, func, *args, **kwargs)
         except Exception as error:
-            if self.failure is None or self.failure.error is not error:
-                self.failure = self._failed(error, func, args, kwargs)
+            note(error, "function", self._failed(func, args, kwargs))
             raise
 
-    def _failed(self, error: Exception, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FailedOperation:
+    def _failed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FailedOperation:
         tensors = tensors_in((args, kwargs))
         strided = [t for t in tensors if not is_lazy(t) and t.layout == torch.strided]
         infos = tuple(tensor_info(tensor) for tensor in strided)
@@ -59,7 +58,7 @@ class FrontDoor(TorchFunctionMode):
         if name in ("view", "reshape"):
             given = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
             arguments["size"] = tuple(given) or tuple(kwargs.get("shape", ()))
-        return FailedOperation(error, name, infos, arguments, self.recorder.scopes.current)
+        return FailedOperation(name, infos, arguments, self.recorder.scopes.current)
 
 
 def _index_tensors(index: Any) -> Any:

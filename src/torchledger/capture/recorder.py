@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from torchledger.capture import dependent
 from torchledger.capture.checks import CHECKS
+from torchledger.capture.failures import note
 from torchledger.capture.known import Known, follow
 from torchledger.capture.operations import (
     KINDS,
@@ -44,9 +45,8 @@ META = torch.device("meta")
 
 @dataclass(frozen=True, slots=True)
 class FailedOperation:
-    """An operation that raised `error`: its canonical name, tensors and other arguments by name, running call."""
+    """An operation that raised: its canonical name, tensors and other arguments by name, the running call."""
 
-    error: BaseException
     name: str
     inputs: tuple[TensorInfo, ...]
     arguments: dict[str, object]
@@ -82,7 +82,6 @@ class Recorder(TorchDispatchMode):
         self._spent = 0.0
         self.record = record
         self.scopes = scopes
-        self.failure: FailedOperation | None = None
         self.autocast = False  # as the front door last saw it: dispatch runs below it
         self._twins = stand_ins if isinstance(stand_ins, Twins) else None
         self._copies = stand_ins if isinstance(stand_ins, Copies) else None
@@ -111,19 +110,44 @@ class Recorder(TorchDispatchMode):
 
     # --- storages ----------------------------------------------------------------------------------------------------
 
-    def born(self, tensor: torch.Tensor, kind: StorageKind = "activation") -> None:
-        """Book the storage of `tensor` as alive from now on."""
+    def born(
+        self,
+        tensor: torch.Tensor,
+        kind: StorageKind = "activation",
+        owner: int | None = None,
+        from_start: bool = False,
+    ) -> None:
+        """Book the storage of `tensor` as alive from now on, or from the start; `owner` as in `Allocation`."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._known:
             if kind in ("parameter", "constant"):
                 self._protected.add(storage._cdata)
-            allocation = Allocation(storage.nbytes(), len(self.record.entries), None, kind)
+            born = 0 if from_start else len(self.record.entries)
+            allocation = Allocation(storage.nbytes(), born, None, kind, owner)
             self.record.allocations.append(allocation)
             self._allocations[storage._cdata] = allocation
             self._watch(storage, allocation)
 
-    def inherit(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Book the storages of `tensors`, the optimizer's state, as alive from the start."""
+    def keeps(self) -> torch.Tensor:
+        """Return a tensor of no elements whose life is that of what the last operation keeps for its backward."""
+        with self.paused():
+            token = torch.empty(0, device=META)
+        if self._silent:
+            return token
+        allocation = Allocation(0, len(self.record.entries) - 1, None, "kernel")
+        self.record.allocations.append(allocation)
+        self._watch(token.untyped_storage(), allocation)
+        return token
+
+    def owner_of(self, tensor: torch.Tensor) -> int | None:
+        """Return the place of a parameter among the record's, by the storage that it has."""
+        if tensor.layout != torch.strided:
+            return None
+        allocation = self._allocations.get(tensor.untyped_storage()._cdata)
+        return allocation.owner if allocation is not None else None
+
+    def inherit(self, parameter: torch.Tensor, tensors: Iterable[torch.Tensor]) -> None:
+        """Book the storages of `tensors`, the optimizer's state of `parameter`, as alive from the start."""
         for tensor in tensors:
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
@@ -132,14 +156,15 @@ class Recorder(TorchDispatchMode):
                     allocation = self._allocations[storage._cdata] = Allocation(storage.nbytes(), 0, None, "optimizer")
                     self.record.allocations.append(allocation)
                     self._watch(storage, allocation)
-                allocation.born, allocation.kind = 0, "optimizer"
+                allocation.born, allocation.kind, allocation.owner = 0, "optimizer", self.owner_of(parameter)
 
-    def is_now(self, tensor: torch.Tensor | None, kind: StorageKind) -> None:
-        """Take the storage of `tensor`, which is alive, for one of another kind."""
+    def is_gradient(self, parameter: torch.Tensor) -> None:
+        """Take the storage of the parameter's gradient for one."""
+        tensor = parameter.grad
         if tensor is not None and tensor.layout == torch.strided:
             allocation = self._allocations.get(tensor.untyped_storage()._cdata)
             if allocation is not None and allocation.kind == "activation":
-                allocation.kind = kind
+                allocation.kind, allocation.owner = "gradient", self.owner_of(parameter)
 
     def know(self, tensors: Iterable[torch.Tensor]) -> None:
         """Take the storages of `tensors` as accounted for, without booking them."""
@@ -169,6 +194,16 @@ class Recorder(TorchDispatchMode):
     def close(self) -> None:
         """Stop listening to storages: what is alive now outlived the run."""
         self._lives.clear()
+
+    @contextmanager
+    def aside(self) -> Iterator[Record]:
+        """Book what runs into a record of its own."""
+        record = Record(self.record.model, self.record.mode, self.record.batch, self.record.torch_version)
+        before, self.record, places, self._places = self.record, record, self._places, {}
+        try:
+            yield record
+        finally:
+            self.record, self._places = before, places
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -400,9 +435,8 @@ class Recorder(TorchDispatchMode):
     def _failed(
         self, error: BaseException, name: str, tensors: list[torch.Tensor], arguments: dict[str, object]
     ) -> None:
-        if self.failure is None or self.failure.error is not error:
-            infos = tuple(tensor_info(tensor) for tensor in tensors)
-            self.failure = FailedOperation(error, name, infos, arguments, self.scopes.current)
+        infos = tuple(tensor_info(tensor) for tensor in tensors)
+        note(error, "operation", FailedOperation(name, infos, arguments, self.scopes.current))
 
     def _book(self, place: int, outputs: tuple[Output, ...], returned: list[torch.Tensor]) -> None:
         if self._silent:

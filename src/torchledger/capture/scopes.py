@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from torchledger.capture.failures import note
 from torchledger.capture.interrupts import uninterrupted
 from torchledger.inputs import tensors_in
 from torchledger.record import ModuleCall, ModuleInfo, Record
@@ -40,7 +41,6 @@ class Scopes:
         self.record = record
         self.current = 0
         self.foreign_thread = False  # a module of this model ran in another thread
-        self.failure: tuple[BaseException, int, nn.Module] | None = None
         self._first = modules
         self._thread = threading.get_ident()
         self._outer_error = sys.exc_info()[1]
@@ -133,12 +133,8 @@ class Scopes:
         with torch._C.DisableTorchFunction():  # a function mode is on, and asking for a shape would go through it
             entry.inputs = _shapes_of(given)
             entry.outputs = _shapes_of(output)
-        if (
-            error is not None
-            and error is not self._outer_error
-            and (self.failure is None or self.failure[0] is not error)
-        ):
-            self.failure = (error, call, module)
+        if error is not None and error is not self._outer_error:
+            note(error, "module", (call, module))
 
     def _module_index(self, caller: nn.Module, caller_path: str, module: nn.Module) -> int:
         """Return the module's row, under the path of the module that calls it where that one holds it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -24,23 +25,66 @@ def step(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise UserError("no parameter of the model asks for a gradient: there is nothing to train")
+    recorder.record.loss_at = len(recorder.record.entries)
     loss = _loss(output, training, recorder)
     recorder.phase = "backward"
     loss.backward()  # type: ignore[no-untyped-call]
     for parameter in parameters:
-        recorder.is_now(parameter.grad, "gradient")
+        recorder.is_gradient(parameter)
     optimizer = None
     if training.optimizer is not None:
         recorder.phase = "optimizer"
         with recorder.silent():
             optimizer = training.optimizer({id(user): twin for user, twin in stand_ins.pairs}, parameters)
+            undecided = _in_one_go(optimizer)
             optimizer.step()
-        recorder.inherit(
-            value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
-        )
+        for parameter, state in optimizer.state.items():
+            recorder.inherit(parameter, (value for value in state.values() if isinstance(value, torch.Tensor)))
         optimizer.step()
+        if undecided:
+            recorder.record.one_by_one = _one_by_one(optimizer, recorder)
         optimizer.zero_grad()
     return loss, optimizer
+
+
+def _in_one_go(optimizer: torch.optim.Optimizer) -> bool:
+    """Have an optimizer that leaves it to torch take all parameters in one go, as torch does on a GPU; say whether."""
+    groups = optimizer.param_groups
+    undecided = all(
+        group.get("foreach", False) is None and not group.get("fused") and not group.get("differentiable")
+        for group in groups
+    )
+    for group in groups if undecided else ():
+        group["foreach"] = True
+    return undecided
+
+
+def _one_by_one(optimizer: torch.optim.Optimizer, recorder: Recorder) -> int:
+    """Return the most bytes of temporaries in a step that takes one parameter after another, as torch does on a CPU.
+
+    The largest parameter's step is run alone, unbooked.
+    """
+    groups = optimizer.param_groups
+    trained = [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
+    largest = max(trained, key=lambda parameter: parameter.untyped_storage().nbytes())
+    gradients = [(parameter, parameter.grad) for parameter in trained if parameter is not largest]
+    try:
+        for parameter, _ in gradients:
+            parameter.grad = None
+        for group in groups:
+            group["foreach"] = False
+        with recorder.aside() as record:
+            optimizer.step()
+    finally:
+        for group in groups:
+            group["foreach"] = True
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+    changes = [0] * (len(record.entries) + 2)
+    for allocation in record.allocations:
+        changes[allocation.born] += allocation.bytes
+        changes[-1 if allocation.died is None else allocation.died] -= allocation.bytes
+    return max(itertools.accumulate(changes))
 
 
 def _loss(output: Any, training: Training, recorder: Recorder) -> torch.Tensor:
@@ -54,7 +98,7 @@ def _loss(output: Any, training: Training, recorder: Recorder) -> torch.Tensor:
         looked_at, remark = compared(output)
         with recorder.paused():
             target = chosen.target(looked_at)
-        recorder.born(target, "input")
+        recorder.born(target, "input", from_start=True)
         loss = chosen.compute(looked_at, target)
     if remark is not None:
         recorder.record.assumptions.append(remark)

@@ -99,12 +99,8 @@ class _Differentiable(torch.autograd.Function):
         with recorder.paused():
             kept = whole.kept(flat[0]) if whole.kept is not None else None
         ctx.names = None if kept is None else tuple(kept)
-        if kept is None:
-            ctx.save_for_backward(*flat, *made)
-        else:
-            for tensor in kept.values():
-                recorder.born(tensor)
-            ctx.save_for_backward(*kept.values())
+        saved = (*flat, *made) if kept is None else kept.values()
+        ctx.save_for_backward(*saved, recorder.keeps())
         ctx.likes = [(tensor.size(), tensor.stride(), tensor.dtype, tensor.device) for tensor in flat]
         if whole.in_place:
             ctx.mark_dirty(flat[0])
@@ -122,7 +118,7 @@ class _Differentiable(torch.autograd.Function):
         if ctx.names is None:
             given, stated = list(ctx.saved_tensors[: len(likes)]), whole.stated
         else:
-            given = list(ctx.saved_tensors)
+            given = list(ctx.saved_tensors[:-1])
             stated = {**{name: TensorRef(place) for place, name in enumerate(ctx.names)}, **whole.arguments}
         names = [f"grad_{place}" if place else "grad_out" for place, g in enumerate(gradients) if g is not None]
         references = {name: TensorRef(len(given) + place) for place, name in enumerate(names)}

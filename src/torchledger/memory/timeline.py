@@ -1,0 +1,165 @@
+"""Live bytes over the operations of a record, by category.
+
+A *moment* is the time that one operation takes: moment i has what was alive before entry i and outlasts it, and what it
+puts out. A last moment, after all entries, has what is still alive then. Where a training step is asked for in another
+form than the captured one (the first step, gradients that stay, a device that takes one parameter after another), the
+lives of storages are changed, not the run.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from torchledger.memory.kernels import Device, Passing, kept_bytes, passing_bytes
+from torchledger.record import Allocation, Record
+
+Category = Literal[
+    "parameters",
+    "buffers",
+    "inputs",
+    "optimizer state",
+    "gradients",
+    "saved activations",
+    "recomputed activations",
+    "temporaries",
+    "outputs",
+    "kernel scratch",
+]
+CATEGORIES: tuple[Category, ...] = Category.__args__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A storage: its bytes, the moments from which and before which it is alive, and what it is.
+
+    `entry`: the operation that made it, None for what was there before. `module`: the path of the module that it belongs
+    to, or whose operation made it.
+    """
+
+    bytes: int
+    born: int
+    died: int
+    category: Category
+    module: str
+    entry: int | None = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """What form of the captured run is asked for.
+
+    `first`: the first training step, in which the optimizer makes its state. `gradients_stay`: those of an earlier
+    micro-batch, or zeros, are there from the start, and new ones are added to them.
+    """
+
+    device: Device = "cuda"
+    first: bool = False
+    gradients_stay: bool = False
+
+
+class Timeline:
+    """Blocks in the order of their births, and the bytes alive at each moment."""
+
+    def __init__(self, record: Record, form: Form) -> None:
+        self.record = record
+        self.form = form
+        self.moments = len(record.entries) + 1
+        self.blocks = sorted(_blocks(record, form, self.moments), key=lambda block: block.born)
+
+    @cached_property
+    def live(self) -> list[int]:
+        """Bytes alive at each moment."""
+        return _summed(self.blocks, self.moments)
+
+    @cached_property
+    def by_category(self) -> dict[str, list[int]]:
+        """Bytes alive at each moment, for each category that occurs."""
+        parts: dict[Category, list[Block]] = {}
+        for block in self.blocks:
+            parts.setdefault(block.category, []).append(block)
+        return {name: _summed(parts[name], self.moments) for name in CATEGORIES if name in parts}
+
+    @property
+    def peak(self) -> int:
+        """The first moment at which most bytes are alive."""
+        return max(range(self.moments), key=self.live.__getitem__)
+
+    def alive(self, moment: int) -> list[Block]:
+        """Return the blocks alive at a moment."""
+        return [block for block in self.blocks if block.born <= moment < block.died]
+
+
+def _summed(blocks: Sequence[Block], moments: int) -> list[int]:
+    changes = [0] * (moments + 1)
+    for block in blocks:
+        changes[block.born] += block.bytes
+        changes[block.died] -= block.bytes
+    return list(itertools.accumulate(changes[:-1]))
+
+
+def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
+    """Return the storages of a run as `form` has it."""
+    phases = [entry.phase for entry in record.entries]
+    backward = phases.index("backward") if "backward" in phases else None
+    last = max((place for place, phase in enumerate(phases) if phase == "backward"), default=moments - 2)
+    optimizer = phases.index("optimizer") if "optimizer" in phases else moments - 1
+    one_by_one = form.device == "cpu" and record.one_by_one is not None and optimizer < moments - 1
+    paths = [record.modules[call.module].path for call in record.calls]
+    recomputing = [backward is not None and call.started > backward for call in record.calls]
+    found: list[Block] = []
+
+    def add(size: int, born: int, died: int, category: Category, module: str, entry: int | None = None) -> None:
+        if size and died > born:
+            found.append(Block(size, born, died, category, module, entry))
+
+    for a in record.allocations:
+        died = moments if a.died is None else a.died
+        if a.kind in ("parameter", "buffer"):
+            owners = record.parameters if a.kind == "parameter" else record.buffers
+            module = owners[a.owner].module if a.owner is not None else ""
+            add(a.bytes, a.born, died, "parameters" if a.kind == "parameter" else "buffers", module)
+            continue
+        owner = record.parameters[a.owner].module if a.owner is not None else ""
+        if a.kind in ("input", "constant"):
+            add(a.bytes, a.born, died, "inputs", "")
+            continue
+        if a.kind == "optimizer":
+            add(a.bytes, optimizer if form.first else a.born, died, "optimizer state", owner)
+            continue
+        if a.born >= len(record.entries):
+            continue  # made after all that is booked
+        entry = record.entries[a.born]
+        module = paths[entry.call]
+        if a.kind == "gradient":
+            if form.gradients_stay:
+                add(a.bytes, 0, moments, "gradients", owner)
+                add(a.bytes, a.born, a.born + 1, "temporaries", module, a.born)
+            else:
+                add(a.bytes, a.born, died, "gradients", owner, a.born)
+            continue
+        size = kept_bytes(record.operations[entry.operation], form.device) if a.kind == "kernel" else a.bytes
+        if one_by_one and entry.phase == "optimizer":
+            continue
+        category: Category = "temporaries"
+        if a.died is None and a.kind == "activation":
+            category = "outputs"
+        elif backward is not None and entry.phase == "forward" and died > backward:
+            category = "saved activations"
+        elif recomputing[entry.call]:
+            category = "recomputed activations"
+        add(size, a.born, died, category, module, a.born)
+    if one_by_one:
+        add(record.one_by_one or 0, optimizer, moments - 1, "temporaries", "", optimizer)
+    trains = record.step is not None
+    passing: dict[int, Passing] = {}
+    for place, entry in enumerate(record.entries):
+        sizes = passing.get(entry.operation)
+        if sizes is None:
+            sizes = passing[entry.operation] = passing_bytes(record.operations[entry.operation], form.device, trains)
+        add(sizes.tensors, place, place + 1, "temporaries", paths[entry.call], place)
+        add(sizes.scratch, place, place + 1, "kernel scratch", paths[entry.call], place)
+    return found

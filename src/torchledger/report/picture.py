@@ -1,0 +1,82 @@
+"""Live bytes over the operations -> a picture: one area a category, the phases apart, the peak marked."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+
+from torchledger.errors import UserError, printable
+from torchledger.record import Record
+from torchledger.writing import check_writable, write_whole
+
+ENDINGS = (".png", ".svg")
+# Okabe and Ito's colours, which people who see colours otherwise can tell apart: https://jfly.uni-koeln.de/color/
+COLOURS = ("#0072B2", "#56B4E9", "#999999", "#CC79A7", "#D55E00", "#009E73", "#66C2A5", "#F0E442", "#E69F00")
+MOST_POINTS = 4000  # more would lie within one pixel
+
+
+def draw(
+    path: str | os.PathLike[str], record: Record, by_category: Mapping[str, Sequence[int]], peak: int, title: str
+) -> None:
+    """Draw bytes by category over the operations to a .png or .svg file. Raise UserError where that cannot be."""
+    target = check_writable(path)
+    if target.suffix.lower() not in ENDINGS:
+        raise UserError(f"cannot draw to {os.fspath(path)!r}: a picture ends in {' or '.join(ENDINGS)}")
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import EngFormatter
+    except ImportError as error:
+        raise UserError("a picture needs matplotlib: pip install 'torchledger[plot]'") from error
+    moments = len(record.entries) + 1
+    chosen = _chosen(by_category, moments, peak)
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axes = figure.subplots()
+    areas = [[sizes[moment] for moment in chosen] for sizes in by_category.values()]
+    if areas:
+        axes.stackplot(chosen, *areas, labels=list(by_category), colors=COLOURS, step="post", linewidth=0)
+    top = sum(sizes[peak] for sizes in by_category.values())
+    axes.plot([peak], [top], "k.", markersize=8)
+    axes.annotate(
+        f"peak {EngFormatter(unit='B', places=2)(top)}", (peak, top), xytext=(0, 6), textcoords="offset points", ha="center"
+    )
+    for start, phase in _phases(record):
+        axes.axvline(start, color="black", linewidth=0.6, linestyle=":")
+        axes.annotate(f" {phase}", (start, 1), xycoords=("data", "axes fraction"), va="top", fontsize=9)
+    axes.set(xlim=(0, max(moments - 1, 1)), ylim=(0, 1.12 * top or 1), xlabel="operation", ylabel="bytes alive")
+    axes.yaxis.set_major_formatter(EngFormatter(unit="B"))
+    axes.set_title(_plain(title), fontsize=10)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=9, reverse=True)
+    drawn = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "torchledger"}):  # the same file for the same record
+        kind = target.suffix.lower()[1:]
+        figure.savefig(drawn, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {})
+    write_whole(path, drawn.getvalue())
+
+
+def _chosen(by_category: Mapping[str, Sequence[int]], moments: int, peak: int) -> list[int]:
+    """Return the moments that are drawn: all, or the highest of each stretch of a long run."""
+    if moments <= MOST_POINTS:
+        return list(range(moments))
+    live = [sum(sizes) for sizes in zip(*by_category.values(), strict=True)] or [0] * moments
+    edges = [place * moments // MOST_POINTS for place in range(MOST_POINTS + 1)]
+    highest = (max(range(a, b), key=live.__getitem__) for a, b in zip(edges, edges[1:], strict=False) if b > a)
+    return sorted({0, *highest, peak, moments - 1})
+
+
+def _phases(record: Record) -> list[tuple[int, str]]:
+    """Return where each phase of a training step begins."""
+    if record.step is None:
+        return []
+    starts: dict[str, int] = {}
+    for place, entry in enumerate(record.entries):
+        starts.setdefault(entry.phase, place)
+    return [(place, phase) for phase, place in starts.items()]
+
+
+def _plain(title: str) -> str:
+    """Return a title that matplotlib takes for text, also with what would be mathematics to it."""
+    return printable(title).replace("$", r"\$")
+
+
