@@ -2,7 +2,7 @@
 
 Where a device's kernel for an operation is made of several, what these hand to one another counts as `tensors`; what a
 single kernel allocates and frees for itself as `scratch`, as far as it follows from the sizes. The sources are torch
-2.13's, below aten/src/ATen/native; on a CPU the figures equal those of a real run (benchmarks/memory.py).
+2.13's, below aten/src/ATen/native. For the CPU the figures are those of real runs (benchmarks/memory.py).
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from torchledger.memory import recurrent
-from torchledger.memory.attention import attention_kept, attention_passing, attention_passing_backward
+from torchledger.memory.recurrent import Layers, layers
 from torchledger.record import Operation, TensorInfo
 
 Device = Literal["cpu", "cuda"]
@@ -23,3 +22,190 @@ class Passing(NamedTuple):
 
     tensors: int = 0
     scratch: int = 0
+
+
+def kept_bytes(operation: Operation, device: Device) -> int:
+    """Return the bytes that an operation which is booked whole keeps for its backward, beyond inputs and outputs."""
+    rule = _KEPT.get(operation.name.removesuffix("_"))
+    return rule(operation, device) if rule is not None else 0
+
+
+def passing_bytes(operation: Operation, device: Device, trains: bool) -> Passing:
+    """Return what an operation holds while it runs; `trains`: in a run that goes on to a backward."""
+    rule = _PASSING.get(operation.name.removesuffix("_"))
+    return rule(operation, device, trains) if rule is not None else Passing()
+
+
+# --- products ------------------------------------------------------------------------------------------------------
+
+
+def _product(operation: Operation, device: Device, trains: bool) -> Passing:
+    """Copies of operands that no BLAS takes as they lie: `mm` and `bmm` clone those, on either device.
+
+    A matrix has to be contiguous along rows or columns (LinearAlgebra.cpp, cuda/Blas.cpp); the gradient of a sum,
+    spread out with strides of 0, is not.
+    """
+    matrices = [t for t in operation.inputs if len(t.shape) >= 2 and not _is_matrix(t)]
+    return Passing(scratch=max((t.elements * t.item_size for t in matrices), default=0))
+
+
+def _is_matrix(tensor: TensorInfo) -> bool:
+    (rows, columns), (down, across) = tensor.shape[-2:], tensor.stride[-2:]
+    return (across == 1 and down >= max(1, columns)) or (down == 1 and across >= max(1, rows))
+
+
+# --- dropout (Dropout.cpp) -------------------------------------------------------------------------------------------
+
+
+def _mask(operation: Operation, device: Device) -> int:
+    """A CPU multiplies by noise in the input's dtype, a GPU's fused kernel keeps a bool an element."""
+    x = operation.inputs[0]
+    return x.elements * (x.item_size if device == "cpu" else 1)
+
+
+def _channel_mask(operation: Operation, device: Device) -> int:
+    """One number a channel of each sample, in the input's dtype."""
+    x = operation.inputs[0]
+    return math.prod(x.shape[:2]) * x.item_size
+
+
+def _unkept(kept: Callable[[Operation, Device], int]) -> Callable[[Operation, Device, bool], Passing]:
+    """What would be kept for a backward lives only as long as the operation where there is none."""
+
+    def rule(operation: Operation, device: Device, trains: bool) -> Passing:
+        return Passing() if trains else Passing(tensors=kept(operation, device))
+
+    return rule
+
+
+# --- attention (transformers/attention.cpp, sdp_utils_cpp.cpp, cuda/sdp_utils.cpp) -----------------------------------
+
+
+def _attention_kept(operation: Operation, device: Device) -> int:
+    """Fused: the scores' log-sum-exp in float32; unfused: probabilities, and with dropout noise and their product.
+
+    The scaled copies of query, key and value that the unfused form keeps stand in for those, which it lets go. A mask
+    of bools is turned into numbers first.
+    """
+    rows, columns, item = _scores(operation)
+    if _is_fused(operation, device):
+        wide = 8 if operation.inputs[0].dtype == "float64" else 4
+        random = 16 if device == "cuda" else 0  # seed and offset
+        return rows * wide + random + _mask_as_numbers(operation)
+    return rows * columns * item * (3 if _drops(operation) else 1)
+
+
+def _attention_passing(operation: Operation, device: Device, trains: bool) -> Passing:
+    """Unfused: scores and probabilities, beside scaled copies of query, key and value."""
+    rows, columns, item = _scores(operation)
+    if _is_fused(operation, device):
+        return Passing() if trains else Passing(tensors=_attention_kept(operation, device))
+    scores, mask = rows * columns * item, _mask_as_numbers(operation)
+    query, key, value = (_bytes(tensor) for tensor in _query_key_value(operation))
+    made = _bytes(operation.outputs[0].tensor)
+    if operation.arguments.get("is_causal"):
+        mask = operation.inputs[0].shape[-2] * columns * item
+    if not trains:
+        # Copies of query and key, then scores and probabilities; then probabilities, a copy of value and the result.
+        return Passing(tensors=mask + query + max(query + 2 * key + scores, 2 * scores - made, scores + value))
+    kept = scores * (3 if _drops(operation) else 1)
+    return Passing(tensors=mask + max(query + key + 2 * scores - kept - made, query + key + value))
+
+
+def _attention_backward(operation: Operation, device: Device, trains: bool) -> Passing:
+    """Unfused: the gradients of probabilities and of scores, beside those of the copies."""
+    if _is_fused(operation, device):
+        if device == "cpu":
+            return Passing()
+        query = _query_key_value(operation)[0]
+        rows, _, _ = _scores(operation)
+        # flash_api.cpp (mha_bwd): dQ is summed up in float32, and one number a row.
+        return Passing(scratch=4 * (query.elements + rows))
+    rows, columns, item = _scores(operation)
+    return Passing(tensors=max(2 * rows * columns * item - sum(_bytes(o.tensor) for o in operation.outputs[:2]), 0))
+
+
+def _query_key_value(operation: Operation) -> tuple[TensorInfo, TensorInfo, TensorInfo]:
+    return operation.inputs[0], operation.inputs[1], operation.inputs[2]
+
+
+def _scores(operation: Operation) -> tuple[int, int, int]:
+    """Return rows and columns of the scores, and the bytes of one."""
+    query, key, _ = _query_key_value(operation)
+    return math.prod(query.shape[:-1]), key.shape[-2], query.item_size
+
+
+def _drops(operation: Operation) -> bool:
+    return bool(operation.arguments.get("dropout_p"))
+
+
+def _mask_as_numbers(operation: Operation) -> int:
+    mask = operation.tensor("attn_mask")
+    return mask.elements * operation.inputs[0].item_size if mask is not None and mask.dtype == "bool" else 0
+
+
+def _is_fused(operation: Operation, device: Device) -> bool:
+    """Whether the device has a fused kernel for the operation.
+
+    CPU: four dimensions, as many heads of keys as of queries, one width, no dropout (use_flash_attention_cpp).
+    CUDA: flash for float16 and bfloat16 up to width 256 without a mask, else the memory-efficient kernel, which takes
+    float32 and masks, but no grouped queries (select_sdp_backend).
+    """
+    query, key, value = _query_key_value(operation)
+    if len(query.shape) != 4 or 0 in query.shape or 0 in key.shape or query.shape[0] != key.shape[0]:
+        return False
+    grouped = query.shape[1] != key.shape[1]
+    same_width = query.shape[-1] == value.shape[-1]
+    if device == "cpu":
+        return same_width and not grouped and not _drops(operation) and query.stride[-1] == 1
+    is_half = query.dtype in ("float16", "bfloat16")
+    if is_half and same_width and query.shape[-1] <= 256 and operation.tensor("attn_mask") is None:
+        return True
+    aligned = 8 if is_half else 4
+    widths = query.shape[-1] % aligned == 0 == value.shape[-1] % aligned
+    return (is_half or query.dtype == "float32") and not grouped and widths
+
+
+def _bytes(tensor: TensorInfo) -> int:
+    return tensor.elements * tensor.item_size
+
+
+# --- recurrent layers (RNN.cpp, mkldnn/RNN.cpp, cudnn/RNN.cpp) -------------------------------------------------------
+
+
+def _recurrent_kept(operation: Operation, device: Device) -> int:
+    stack = layers(operation)
+    return stack.kept_on_cpu if device == "cpu" else stack.kept_on_cuda
+
+
+def _recurrent_passing(operation: Operation, device: Device, trains: bool) -> Passing:
+    stack = layers(operation)
+    if device == "cuda":
+        return Passing()
+    return Passing(tensors=stack.passing_training if trains else stack.passing_inference)
+
+
+def _recurrent_backward(operation: Operation, device: Device, trains: bool) -> Passing:
+    """A layer's workspace goes as soon as its gradients are there: less is alive at once than with all of both."""
+    stack: Layers = layers(operation)
+    return Passing(tensors=stack.released_in_backward if device == "cpu" else 0)
+
+
+_KEPT: dict[str, Callable[[Operation, Device], int]] = {
+    "dropout": _mask,
+    "feature_dropout": _channel_mask,
+    "scaled_dot_product_attention": _attention_kept,
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent_kept),
+}
+_PASSING: dict[str, Callable[[Operation, Device, bool], Passing]] = {
+    **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm"), _product),
+    "dropout": _unkept(_mask),
+    "feature_dropout": _unkept(_channel_mask),
+    "scaled_dot_product_attention": _attention_passing,
+    "scaled_dot_product_attention_backward": _attention_backward,
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent_passing),
+    **dict.fromkeys(("lstm_backward", "gru_backward", "rnn_tanh_backward", "rnn_relu_backward"), _recurrent_backward),
+}
+
+# What libraries take for themselves, outside of what a model asks for.
+WORKSPACES: dict[Device, dict[str, str]] = {"cpu": {}, "cuda": {}}

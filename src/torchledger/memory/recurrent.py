@@ -1,0 +1,141 @@
+"""What LSTM, GRU and RNN layers keep and hold: which kernel runs them, and what that one needs.
+
+On a CPU an LSTM without projections runs as one oneDNN kernel a layer and direction, with a workspace; all others as
+some operations a step (aten/src/ATen/native/RNN.cpp). On a GPU cuDNN runs all of them, with a reserve space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torchledger.record import Operation, TensorInfo
+
+# Numbers a hidden unit and step that a CPU keeps, in the operations of RNN.cpp's cells:
+# LSTM with a projection: four gates of the input and four of the state, the new cell, its tanh, the state;
+# GRU: three gates of either, the state's share of the new gate before the reset, the new gate, and the difference from
+# the old state before and after the update gate; RNN: the input's sum, the state's, and the result.
+PER_STEP = {"lstm": 11, "gru": 10, "rnn_tanh": 3, "rnn_relu": 3}
+# cuDNN's reserve space: the gates and, of an LSTM, the cell and its tanh; an estimate, since cuDNN does not say.
+RESERVED = {"lstm": 6, "gru": 5, "rnn_tanh": 2, "rnn_relu": 2}
+PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A stack of recurrent layers: `rows` steps of all samples, `hidden` units; `item` bytes a number."""
+
+    cell: str
+    rows: int
+    steps: int
+    samples: int
+    features: int
+    hidden: int
+    projected: int  # width of what a layer puts out, for each direction
+    count: int
+    directions: int
+    item: int
+    drops: bool
+    copies_input: bool  # batch_first: the steps are put in front
+
+    @property
+    def _one(self) -> int:
+        """What one layer and direction keeps."""
+        if not self._by_onednn:
+            return PER_STEP[self.cell] * self.rows * self.hidden * self.item
+        return self._workspace + 2 * self.samples * self.hidden * self.item  # and its last state and cell
+
+    @property
+    def _by_onednn(self) -> bool:
+        return self.cell == "lstm" and self.projected == self.hidden
+
+    @property
+    def _workspace(self) -> int:
+        """oneDNN's workspace for a layer of an LSTM that trains (rnn_utils.cpp, set_offsets), on x86.
+
+        Gates of each step; states of layer and iteration and the cell, and their gradients, with a step before the
+        first: 7 of them in rows padded to a cache line, 3 not, one without that step. In bfloat16 the cell and the
+        gradients stay in float32.
+        """
+        steps, samples, hidden = self.steps, self.samples, self.hidden
+        gates = steps * samples * _padded(4 * hidden, self.item) * self.item
+        if self.item == 4:
+            wide = _padded(max(hidden, self.features), 4)
+            states = 7 * (steps + 1) * samples * wide * 4 + (3 * (steps + 1) + steps) * samples * hidden * 4
+        else:
+            states = (6 * 4 * (steps + 1) + self.item * (5 * steps + 4)) * samples * hidden
+        return gates + states
+
+    @property
+    def _between(self) -> int:
+        """What goes from one layer to the next: its output, and with dropout noise and their product."""
+        return self.rows * self.projected * self.directions * self.item * (3 if self.drops else 1)
+
+    @property
+    def kept_on_cpu(self) -> int:
+        return self.count * self.directions * self._one + (self.count - 1) * self._between
+
+    @property
+    def kept_on_cuda(self) -> int:
+        reserved = RESERVED[self.cell] * self.rows * self.hidden * self.item
+        return self.count * (self.directions * reserved + (self._between if self.drops else 0))
+
+    @property
+    def _input_copy(self) -> int:
+        return self.rows * self.features * self.item if self.copies_input else 0
+
+    @property
+    def passing_training(self) -> int:
+        return self._input_copy
+
+    @property
+    def passing_inference(self) -> int:
+        """A layer's input, its output, and where it goes step by step the input's gates and the steps' results."""
+        out = self.rows * self.projected * self.item
+        gates = 0 if self._by_onednn else {"lstm": 4, "gru": 3}.get(self.cell, 1) * self.rows * self.hidden * self.item
+        between = self.rows * self.projected * self.directions * self.item if self.count > 1 else 0
+        return max(self._input_copy, between) + gates + (0 if self._by_onednn else out)
+
+    @property
+    def released_in_backward(self) -> int:
+        """Less than all gradients and all that was kept: the last layer's go before the first layer's come."""
+        return -((self.count * self.directions - 1) * self._one) // 1 if self.count * self.directions > 1 else 0
+
+
+def _padded(numbers: int, item: int) -> int:
+    """Return the length of a row in whole cache lines of 64 bytes, one more where it would alias (get_good_ld)."""
+    line = 64 // item
+    length = -(-numbers // line) * line
+    return length + line if length % 256 == 0 else length
+
+
+def layers(operation: Operation) -> Layers:
+    """Read a stack of layers off its operation, or off its backward's."""
+    arguments = operation.arguments
+    x = operation.tensor("input") or operation.tensor("data")
+    states = operation.tensors("hx") or tuple(t for t in [operation.tensor("hx")] if t is not None)
+    if x is None or not states:
+        raise LookupError(f"{operation.name} has no input or no state")
+    directions = 2 if arguments.get("bidirectional") else 1
+    count = arguments.get("num_layers")
+    batch_first = bool(arguments.get("batch_first"))
+    samples = states[0].shape[-2]
+    rows = x.elements // max(x.shape[-1], 1)
+    return Layers(
+        cell=operation.name.removesuffix("_backward"),
+        rows=rows,
+        steps=-(-rows // max(samples, 1)),
+        samples=samples,
+        features=x.shape[-1],
+        hidden=states[-1].shape[-1],
+        projected=states[0].shape[-1],
+        count=count if isinstance(count, int) else 1,
+        directions=directions,
+        item=x.item_size,
+        drops=bool(arguments.get("dropout")) and bool(arguments.get("train")),
+        copies_input=batch_first and _is_copied(x),
+    )
+
+
+def _is_copied(x: TensorInfo) -> bool:
+    """Whether putting the steps in front moves numbers: with one step or one sample it does not."""
+    return len(x.shape) == 3 and 1 not in x.shape[:2]
