@@ -190,6 +190,15 @@ def test_cached_segments_are_given_back_before_memory_runs_out() -> None:
     assert both(allocator) == (100 * MIB, 100 * MIB)
 
 
+def test_peaks_stay() -> None:
+    allocator = CachingAllocator()
+    allocator.free(allocator.allocate(50 * MIB))
+    allocator.empty_cache()
+    allocator.allocate(1)
+    assert both(allocator) == (512, 2 * MIB)
+    assert (allocator.peak_allocated, allocator.peak_reserved) == (50 * MIB, 50 * MIB)
+
+
 def test_out_of_memory_says_where_and_how_much() -> None:
     allocator = CachingAllocator(limit=100 * MIB)
     first = allocator.allocate(50 * MIB - 100)  # 50 MiB
@@ -233,7 +242,7 @@ def test_half_of_the_memory_and_half_again() -> None:
         ({64: 8, 128: 2, 256: 2, 512: 2, 1024: 1, ">": 1}, 84 * MIB, 88 * MIB),  # 64, 72, 80, 88
         ({64: 8, 128: 2, 256: 2, 512: 2, 1024: 1, ">": 1}, 400 * MIB, 512 * MIB),  # 256, 384, 512
         (4, 1200, 1536),  # up to 4 blocks of 512 nothing changes
-        (4, 2049, 2560),  # 2048, 2560
+        (4, 4097, 5120),  # 4096, 5120
         (4, 4096, 4096),
     ],
 )
@@ -266,13 +275,21 @@ def test_blocks_too_large_to_split() -> None:
 
 def test_only_as_much_is_given_back_as_a_request_needs() -> None:
     allocator = CachingAllocator(limit=200 * MIB, max_split_size_mb=40)
-    handles = [allocator.allocate(nbytes * MIB) for nbytes in (40, 60, 80)]
-    for handle in handles:
+    for handle in [allocator.allocate(nbytes * MIB) for nbytes in (42, 40, 60, 50)]:
         allocator.free(handle)
-    allocator.allocate(39 * MIB)  # 180 + 40 > 200: of the large blocks the smallest of 40 MiB or more goes
-    assert sizes(allocator) == [[-60 * MIB], [-80 * MIB], [40 * MIB]]
-    allocator.allocate(120 * MIB)  # none has 120: the largest go until 120 are there, which is both
-    assert sizes(allocator) == [[40 * MIB], [120 * MIB]]
+    allocator.allocate(39 * MIB)  # 192 + 40 > 200: of the blocks of 40 MiB or more the smallest goes
+    assert sizes(allocator) == [[-42 * MIB], [-60 * MIB], [-50 * MIB], [40 * MIB]]
+    allocator.allocate(70 * MIB)  # 192 + 70 > 200: none has 70, so the largest go until there are 70: 60, 50
+    assert sizes(allocator) == [[-42 * MIB], [40 * MIB], [70 * MIB]]
+
+
+def test_all_is_given_back_where_large_blocks_are_not_enough() -> None:
+    allocator = CachingAllocator(limit=200 * MIB, max_split_size_mb=40)
+    allocator.allocate(100 * MIB)
+    for handle in [allocator.allocate(1), allocator.allocate(40 * MIB)]:
+        allocator.free(handle)
+    allocator.allocate(60 * MIB)  # 142 + 60 > 200: 40 < 60 are not enough, so the small segment goes too
+    assert allocator.reserved == 160 * MIB
 
 
 def test_old_segments_are_collected_above_the_threshold() -> None:
@@ -284,6 +301,7 @@ def test_old_segments_are_collected_above_the_threshold() -> None:
     assert allocator.reserved == 112 * MIB
     allocator.allocate(60 * MIB)  # 112 > 0.5 * 200: the 32 go, though 112 + 60 would be within the limit
     assert sizes(allocator) == [[5 * MIB, -25 * MIB], [50 * MIB], [60 * MIB]]
+    assert both(allocator) == (115 * MIB, 140 * MIB)
 
 
 def test_nothing_is_collected_at_the_threshold() -> None:
@@ -340,16 +358,19 @@ def test_an_expandable_segment_grows_by_pages() -> None:
     assert sizes(allocator) == [[15 * MIB, -5 * MIB]]
     allocator.allocate(15 * MIB)  # the 5 that are free and 10 of the next page
     assert sizes(allocator) == [[15 * MIB, 15 * MIB, -10 * MIB]]
-    allocator.allocate(51 * MIB)  # 10 and 41, which is three pages
-    assert sizes(allocator) == [[15 * MIB, 15 * MIB, 51 * MIB, -19 * MIB]]
+    allocator.allocate(48 * MIB)  # the 10 and 38, which is two pages
+    assert sizes(allocator) == [[15 * MIB, 15 * MIB, 48 * MIB, -2 * MIB]]
     allocator.allocate(MIB)  # the small pool has a segment of its own, of 2 MiB
-    assert both(allocator) == (82 * MIB, 102 * MIB)
+    assert both(allocator) == (79 * MIB, 82 * MIB)
 
 
 def test_in_an_expandable_segment_every_remainder_is_split_off() -> None:
     allocator = CachingAllocator(expandable_segments=True)
     allocator.allocate(20 * MIB - 512)
     assert sizes(allocator) == [[20 * MIB - 512, -512]]
+    allocator = CachingAllocator(expandable_segments=True, max_split_size_mb=20)
+    allocator.allocate(25 * MIB)
+    assert sizes(allocator) == [[25 * MIB, -15 * MIB]]
 
 
 def test_what_can_grow_counts_with_all_that_it_can_grow_to() -> None:
@@ -358,6 +379,25 @@ def test_what_can_grow_counts_with_all_that_it_can_grow_to() -> None:
     allocator.free(inner)
     allocator.allocate(4 * MIB)  # 6 MiB at the end would fit more closely, but it can grow: the 8 are taken
     assert sizes(allocator) == [[4 * MIB, -4 * MIB, 6 * MIB, -6 * MIB]]
+
+
+def test_of_equals_that_cannot_grow_the_first_is_taken() -> None:
+    allocator = CachingAllocator(expandable_segments=True)
+    first, _, second, _ = (allocator.allocate(n * MIB) for n in (4, 2, 4, 2))
+    allocator.free(first)
+    allocator.free(second)
+    allocator.allocate(4 * MIB)
+    assert sizes(allocator) == [[4 * MIB, 2 * MIB, -4 * MIB, 2 * MIB, -8 * MIB]]
+
+
+def test_a_hole_that_is_too_small_is_passed_over() -> None:
+    allocator = CachingAllocator(limit=200 * MIB, expandable_segments=True)
+    hole, _, _ = (allocator.allocate(30 * MIB) for _ in range(3))
+    allocator.free(hole)
+    allocator.empty_cache()  # the page 0 to 20 goes
+    allocator.allocate(35 * MIB)  # 30 are free in front, 10 of them with memory; at the end 10, and two pages more
+    assert sizes(allocator) == [[-10 * MIB, 30 * MIB, 30 * MIB, 35 * MIB, -15 * MIB]]
+    assert both(allocator) == (95 * MIB, 120 * MIB)
 
 
 def test_free_pages_are_given_back_and_filled_first() -> None:
