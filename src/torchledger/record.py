@@ -166,7 +166,8 @@ class Allocation:
 
     `owner`: the place in `Record.parameters` of what a parameter, gradient or optimizer state belongs to, in
     `Record.buffers` for a buffer. A `kernel` stands for what entry `born` keeps for its backward beyond its inputs and
-    outputs: how many bytes is a matter of the device (see memory/kernels.py), so it has none of its own.
+    outputs: how many bytes is a matter of the device (see memory/kernels.py), so it has none of its own; its `owner`
+    is the number of storages that the entry's inputs lie in.
     """
 
     bytes: int
@@ -398,7 +399,8 @@ def _check_references(record: Record) -> None:
     for allocation in record.allocations:
         moments += [allocation.born, allocation.born if allocation.died is None else allocation.died]
         owners = record.buffers if allocation.kind == "buffer" else record.parameters
-        if allocation.owner is not None and not 0 <= allocation.owner < len(owners):
+        of_one = allocation.kind != "kernel" and allocation.owner is not None
+        if of_one and not 0 <= allocation.owner < len(owners):
             raise ValueError(f"a storage belongs to {allocation.kind} {allocation.owner} of {len(owners)}")
         if allocation.bytes < 0 or (allocation.kind == "kernel" and allocation.born >= len(record.entries)):
             raise ValueError(f"a storage of {allocation.bytes} bytes is that of entry {allocation.born}")

@@ -80,6 +80,20 @@ def _get_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, i
     return func(tensor, _index_tensors(index))
 
 
+def _linear(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Add the bias in place where torch does for plain tensors; under any mode, and on meta, it adds out of place."""
+    result = _linear_in_place(*args, **kwargs)
+    return func(*args, **kwargs) if result is None else result
+
+
+def _linear_in_place(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor | None:
+    if bias is None or input.dim() < 3 or weight.dim() != 2 or input.is_contiguous():
+        return None  # `addmm` has the bias in it
+    return torch.matmul(input, weight.t()).add_(bias)
+
+
 def _set_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, index: Any, value: Any) -> Any:
     """Write a number into a slice as the CPU does: on meta, torch would make a tensor of it first and copy that."""
     index = _index_tensors(index)
@@ -217,6 +231,7 @@ _TABLE: dict[Any, Callable[..., Any]] = {
     torch.Tensor.backward: _seen_inside(torch.Tensor.backward),
     torch.autograd.backward: _seen_inside(torch.autograd.backward),
     torch.autograd.grad: _seen_inside(torch.autograd.grad),
+    F.linear: _linear,
     torch.Tensor.__getitem__: _get_item,
     torch.Tensor.__setitem__: _set_item,
     torch.Tensor.__format__: _format,

@@ -128,13 +128,13 @@ class Recorder(TorchDispatchMode):
             self._allocations[storage._cdata] = allocation
             self._watch(storage, allocation)
 
-    def keeps(self) -> torch.Tensor:
-        """Return a tensor of no elements whose life is that of what the last operation keeps for its backward."""
+    def keeps(self, given: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Return a tensor of no elements whose life is that of what the last operation, of `given`, keeps."""
         with self.paused():
             token = torch.empty(0, device=META)
         if self._silent:
             return token
-        allocation = Allocation(0, len(self.record.entries) - 1, None, "kernel")
+        allocation = Allocation(0, len(self.record.entries) - 1, None, "kernel", len(set(storages_of(given))))
         self.record.allocations.append(allocation)
         self._watch(token.untyped_storage(), allocation)
         return token

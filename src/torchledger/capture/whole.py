@@ -100,7 +100,7 @@ class _Differentiable(torch.autograd.Function):
             kept = whole.kept(flat[0]) if whole.kept is not None else None
         ctx.names = None if kept is None else tuple(kept)
         saved = (*flat, *made) if kept is None else kept.values()
-        ctx.save_for_backward(*saved, recorder.keeps())
+        ctx.save_for_backward(*saved, recorder.keeps(flat))
         ctx.likes = [(tensor.size(), tensor.stride(), tensor.dtype, tensor.device) for tensor in flat]
         if whole.in_place:
             ctx.mark_dirty(flat[0])
@@ -310,9 +310,10 @@ def recurrent(name: str) -> Callable[..., Any]:
         arguments = {key: plain(value) for key, value in stated.items()}
         several = not isinstance(hx, torch.Tensor)
         states = len(hx) if several else 1
+        packed = int(is_packed)
 
-        def run(x: torch.Tensor, *flat: torch.Tensor) -> Any:
-            sizes, rest = flat[: len(tensors) - 3], flat[len(tensors) - 3 :]
+        def run(x: torch.Tensor, *flat: torch.Tensor) -> Any:  # lives as long as the graph: it may hold no tensor
+            sizes, rest = flat[:packed], flat[packed:]
             if not x.is_meta:
                 before = list(rest[:states]) if several else rest[0]
                 return func(x, *sizes, before, list(rest[states:]), *settings)

@@ -24,8 +24,13 @@ class Passing(NamedTuple):
     scratch: int = 0
 
 
-def kept_bytes(operation: Operation, device: Device) -> int:
-    """Return the bytes that an operation which is booked whole keeps for its backward, beyond inputs and outputs."""
+def kept_bytes(operation: Operation, device: Device, storages: int | None = None) -> int:
+    """Return the bytes that an operation which is booked whole keeps for its backward, beyond inputs and outputs.
+
+    `storages`: how many its inputs lie in, where that is known.
+    """
+    if operation.name == "scaled_dot_product_attention":
+        return _attention_kept(operation, device, storages)
     rule = _KEPT.get(operation.name.removesuffix("_"))
     return rule(operation, device) if rule is not None else 0
 
@@ -81,18 +86,27 @@ def _unkept(kept: Callable[[Operation, Device], int]) -> Callable[[Operation, De
 # --- attention (transformers/attention.cpp, sdp_utils_cpp.cpp, cuda/sdp_utils.cpp) -----------------------------------
 
 
-def _attention_kept(operation: Operation, device: Device) -> int:
+def _attention_kept(operation: Operation, device: Device, storages: int | None = None) -> int:
     """Fused: the scores' log-sum-exp in float32; unfused: probabilities, and with dropout noise and their product.
 
-    The scaled copies of query, key and value that the unfused form keeps stand in for those, which it lets go. A mask
-    of bools is turned into numbers first.
+    The scaled copies of query and key that the unfused form keeps stand in for those, which it lets go; unless the
+    value lies in one storage with them and is not copied too. A mask of bools is turned into numbers first.
     """
     rows, columns, item = _scores(operation)
     if _is_fused(operation, device):
         wide = 8 if operation.inputs[0].dtype == "float64" else 4
         random = 16 if device == "cuda" else 0  # seed and offset
         return rows * wide + random + _mask_as_numbers(operation)
-    return rows * columns * item * (3 if _drops(operation) else 1)
+    query, key, value = _query_key_value(operation)
+    packed = storages is not None and storages < 3 and not _is_copied(value)
+    copies = _bytes(query) + _bytes(key) if packed else 0
+    return rows * columns * item * (3 if _drops(operation) else 1) + copies
+
+
+def _is_copied(tensor: TensorInfo) -> bool:
+    """Whether samples and heads have to be copied to lie in one dimension, as `bmm` takes them."""
+    shape, stride = tensor.shape, tensor.stride
+    return len(shape) > 3 and shape[0] != 1 != shape[1] and stride[0] != shape[1] * stride[1]
 
 
 def _attention_passing(operation: Operation, device: Device, trains: bool) -> Passing:
@@ -102,6 +116,7 @@ def _attention_passing(operation: Operation, device: Device, trains: bool) -> Pa
         return Passing() if trains else Passing(tensors=_attention_kept(operation, device))
     scores, mask = rows * columns * item, _mask_as_numbers(operation)
     query, key, value = (_bytes(tensor) for tensor in _query_key_value(operation))
+    value = value if _is_copied(operation.inputs[2]) else 0
     made = _bytes(operation.outputs[0].tensor)
     if operation.arguments.get("is_causal"):
         mask = operation.inputs[0].shape[-2] * columns * item
@@ -194,7 +209,6 @@ def _recurrent_backward(operation: Operation, device: Device, trains: bool) -> P
 _KEPT: dict[str, Callable[[Operation, Device], int]] = {
     "dropout": _mask,
     "feature_dropout": _channel_mask,
-    "scaled_dot_product_attention": _attention_kept,
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent_kept),
 }
 _PASSING: dict[str, Callable[[Operation, Device, bool], Passing]] = {

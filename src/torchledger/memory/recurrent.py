@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from torchledger.record import Operation, TensorInfo
 
 # Numbers a hidden unit and step that a CPU keeps, in the operations of RNN.cpp's cells:
-# LSTM with a projection: four gates of the input and four of the state, the new cell, its tanh, the state;
-# GRU: three gates of either, the state's share of the new gate before the reset, the new gate, and the difference from
-# the old state before and after the update gate; RNN: the input's sum, the state's, and the result.
-PER_STEP = {"lstm": 11, "gru": 10, "rnn_tanh": 3, "rnn_relu": 3}
+# LSTM with a projection: four gates, the new cell, its tanh, the state before the projection;
+# GRU: three gates, the state's share of the new gate before the reset, the new gate, and the difference from the old
+# state before and after the update gate; RNN: the result.
+PER_STEP = {"lstm": 7, "gru": 7, "rnn_tanh": 1, "rnn_relu": 1}
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}  # of the input, for all steps before the first
 # cuDNN's reserve space: the gates and, of an LSTM, the cell and its tanh; an estimate, since cuDNN does not say.
 RESERVED = {"lstm": 6, "gru": 5, "rnn_tanh": 2, "rnn_relu": 2}
 PAGE = 4096
@@ -67,8 +68,12 @@ class Layers:
 
     @property
     def _between(self) -> int:
-        """What goes from one layer to the next: its output, and with dropout noise and their product."""
-        return self.rows * self.projected * self.directions * self.item * (3 if self.drops else 1)
+        """What goes from one layer to the next: its output, or with dropout noise and the product.
+
+        oneDNN's kernel needs the output besides.
+        """
+        parts = (3 if self._by_onednn else 2) if self.drops else 1
+        return self.rows * self.projected * self.directions * self.item * parts
 
     @property
     def kept_on_cpu(self) -> int:
@@ -84,16 +89,20 @@ class Layers:
         return self.rows * self.features * self.item if self.copies_input else 0
 
     @property
+    def _input_gates(self) -> int:
+        """The input's part of a layer's gates, for all steps."""
+        return 0 if self._by_onednn else GATES[self.cell] * self.rows * self.hidden * self.item
+
+    @property
     def passing_training(self) -> int:
-        return self._input_copy
+        return self._input_copy + self._input_gates
 
     @property
     def passing_inference(self) -> int:
         """A layer's input, its output, and where it goes step by step the input's gates and the steps' results."""
-        out = self.rows * self.projected * self.item
-        gates = 0 if self._by_onednn else {"lstm": 4, "gru": 3}.get(self.cell, 1) * self.rows * self.hidden * self.item
+        out = 0 if self._by_onednn else self.rows * self.projected * self.item
         between = self.rows * self.projected * self.directions * self.item if self.count > 1 else 0
-        return max(self._input_copy, between) + gates + (0 if self._by_onednn else out)
+        return max(self._input_copy, between) + self._input_gates + out
 
     @property
     def released_in_backward(self) -> int:

@@ -141,7 +141,9 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
             else:
                 add(a.bytes, a.born, died, "gradients", owner, a.born)
             continue
-        size = kept_bytes(record.operations[entry.operation], form.device) if a.kind == "kernel" else a.bytes
+        size = a.bytes
+        if a.kind == "kernel":
+            size = kept_bytes(record.operations[entry.operation], form.device, a.owner)
         if one_by_one and entry.phase == "optimizer":
             continue
         category: Category = "temporaries"
