@@ -151,19 +151,26 @@ def with_prediction(row: Row, prepared: Prepared, step: str) -> Row:
         said = predicted(prepared.case, step, prepared.model, prepared.inputs)
     except NotImplementedError:
         return row
+    except Exception as error:  # what was measured stays
+        return row | {"error": f"prediction: {described(error)}"}
     row |= {"predicted": said["peak"], "apart": said["peak"] / row["peak"] - 1}
     if "reserved" in said:
         row |= {"predicted_reserved": said["reserved"], "reserved_apart": said["reserved"] / row["reserved"] - 1}
     return row
 
 
-def run_on_cpu(case: Case, steps: Sequence[str] = STEPS) -> Iterable[tuple[Row, Measured]]:
+def described(error: Exception) -> str:
+    """Return an error's kind and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+
+
+def run_profiled(case: Case, steps: Sequence[str] = STEPS) -> Iterable[tuple[Row, Measured]]:
     """Run the steps of a case under the profiler, and yield those asked for: a row and the whole measurement."""
     torch.set_num_threads(1)
     prepared = prepare(case)
     for step in case.steps:
         started = time.perf_counter()
-        measured = measure(prepared.step, prepared.held)
+        measured = measure(prepared.step, prepared.held, case.device)
         row = {
             "step": step,
             "peak": measured.peak,
@@ -182,7 +189,7 @@ def run_on_cpu(case: Case, steps: Sequence[str] = STEPS) -> Iterable[tuple[Row, 
             yield with_prediction(row, prepared, step), measured
 
 
-def run_on_gpu(case: Case) -> Iterable[tuple[Row, Measured | None]]:
+def run_on_gpu(case: Case) -> Iterable[Row]:
     """Run the steps of a case and yield a row for each; then once more under the profiler, for the scratch space."""
     cuda = torch.cuda
     prepared = prepare(case)
@@ -202,18 +209,26 @@ def run_on_gpu(case: Case) -> Iterable[tuple[Row, Measured | None]]:
                 "held_by_tensors": prepared.held,
             }
         )
-    measured = measure(prepared.step, cuda.memory_allocated(), "cuda")
-    scratch = {
+    profiled = profiled_on_gpu(prepared) | {"cublas_workspace": cublas_workspace()}
+    for row in rows:
+        yield with_prediction(row | profiled, prepared, row["step"])
+
+
+def profiled_on_gpu(prepared: Prepared) -> Row:
+    """Run a last step under the profiler; what the allocator says of the others holds without it."""
+    try:
+        measured = measure(prepared.step, torch.cuda.memory_allocated(), "cuda")
+    except Exception as error:
+        return {"profile": described(error)}
+    return {
         "scratch": measured.scratch,
         "scratch_operation": measured.scratch_operation,
-        "steady_peak_without_scratch": measured.peak,
-        "steady_after_model": measured.after_model,
+        "last_peak": measured.peak,
+        "last_peak_with_scratch": measured.peak_with_scratch,
+        "last_after_model": measured.after_model,
         "phase": measured.phase,
         "operation": measured.operation,
     }
-    workspace = cublas_workspace()
-    for row in rows:
-        yield with_prediction(row | scratch | {"cublas_workspace": workspace}, prepared, row["step"]), None
 
 
 def cublas_workspace() -> int:
@@ -226,11 +241,10 @@ def cublas_workspace() -> int:
 def work(case: Case, results: Connection) -> None:
     """Send the rows of a case, or what went wrong."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the profiler's messages, and warnings
-    run = run_on_gpu if case.device == "cuda" else run_on_cpu
     try:
-        results.send([row for row, _ in run(case)])
+        results.send(list(run_on_gpu(case) if case.device == "cuda" else (row for row, _ in run_profiled(case))))
     except Exception as error:
-        results.send(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        results.send(described(error))
 
 
 # ---- all cases
@@ -316,13 +330,13 @@ def shown(row: Row) -> str:
     if row.get("error"):
         return f"{name}  {row['error']}"
     said = f"{row['apart']:>+9.2%}" if row.get("apart") not in (None, "") else f"{'':>9}"
-    peak, scratch = (float(row[column]) / 1e6 for column in ("peak", "scratch"))
-    return f"{name}{peak:>10.2f} MB{said}{scratch:>10.2f} MB  {row['phase']}: {row['operation']}"
+    peak, scratch = (float(row.get(column) or 0) / 1e6 for column in ("peak", "scratch"))
+    return f"{name}{peak:>10.2f} MB{said}{scratch:>10.2f} MB  {row.get('phase')}: {row.get('operation')}"
 
 
 def summary(rows: Sequence[Row], median_bar: float, worst_bar: float | None) -> tuple[str, bool]:
     """Return how far predictions are from what was measured, and whether that is within the bars."""
-    failed = [row for row in rows if row.get("error")]
+    failed = [row for row in rows if row.get("error") and not row["error"].startswith("OutOfMemoryError")]
     apart = [(abs(float(row["apart"])), row) for row in rows if row.get("apart") not in (None, "")]
     text = f"{len(rows)} cases of {len({row['network'] for row in rows})} networks, {len(failed)} failed"
     if not apart:
@@ -353,14 +367,14 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--output", type=Path, help="where results go (default: in benchmarks/results)")
-    parser.add_argument("--timeline", type=Path, metavar="FILE", help="write one case, operation by operation (CPU)")
+    parser.add_argument("--timeline", type=Path, metavar="FILE", help="write one case, operation by operation")
     parser.add_argument("--step", choices=STEPS, default=STEPS[0], help="which step --timeline writes")
     arguments = parser.parse_args(words)
     unknown = [name for name in arguments.names if name not in NETWORKS]
     if unknown:
         parser.error(f"unknown network {', '.join(unknown)}; the networks are {', '.join(NETWORKS)}")
-    if arguments.timeline and (len(cases(arguments)) != 1 or arguments.device != "cpu"):
-        parser.error("--timeline writes one case: give one NAME, one of --dtypes and one of --modes, on the CPU")
+    if arguments.timeline and not len(arguments.names) == len(arguments.dtypes) == len(arguments.modes) == 1:
+        parser.error("--timeline writes one case: give one NAME, one of --dtypes and one of --modes")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device is there")
     return arguments
@@ -370,8 +384,8 @@ def main() -> None:
     """Run what is asked for, renew its rows of the results, and exit with 1 where a bar is missed."""
     arguments = parsed()
     if arguments.timeline:
-        (case,) = cases(arguments)
-        for row, measured in run_on_cpu(case, (arguments.step,)):
+        case = cases(arguments)[0]
+        for row, measured in run_profiled(case, (arguments.step,)):
             write_timeline(arguments.timeline, measured)
             print(shown({"network": case.network, "dtype": case.dtype, "mode": case.mode, "batch": case.batch} | row))
         return
