@@ -277,6 +277,7 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
         Case(name, dtype, mode, NETWORKS[name].batch * scale, arguments.device)
         for name in arguments.names or NETWORKS
         for dtype in arguments.dtypes
+        if arguments.device == "cuda" or dtype in NETWORKS[name].on_cpu
         for mode in arguments.modes
         for scale in scales
     ]

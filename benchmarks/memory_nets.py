@@ -32,7 +32,8 @@ Loss = str | Callable[[Any], Tensor]
 class Network:
     """A network: `build()` makes it, `inputs(batch)` what it takes, `batch` is its size on a CPU.
 
-    `loss` is a name of `LOSSES`, for an output of which it takes all, or a function of the output.
+    `loss` is a name of `LOSSES`, for an output of which it takes all, or a function of the output. `on_cpu` are the
+    dtypes that a CPU has kernels for.
     """
 
     family: str
@@ -40,6 +41,7 @@ class Network:
     inputs: Callable[[int], Inputs]
     batch: int
     loss: Loss = "cross_entropy"
+    on_cpu: tuple[str, ...] = ("float32", "bfloat16")
 
 
 def classes_of(output: Tensor) -> Tensor:
@@ -180,9 +182,9 @@ def _in_place() -> nn.Module:
     activations = (nn.ReLU(True), nn.SiLU(True), nn.LeakyReLU(0.1, True), nn.Hardswish(True), nn.ELU(inplace=True))
     width = 3
     for activation in activations:
-        layers += [nn.Conv2d(width, 48, 3, padding=1), nn.BatchNorm2d(48), activation, nn.Dropout2d(0.1, True)]
+        layers += [nn.Conv2d(width, 48, 3, padding=1), nn.BatchNorm2d(48), activation]
         width = 48
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 100))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1, True), nn.Linear(width, 100))
 
 
 class Video(nn.Module):
@@ -192,7 +194,7 @@ class Video(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv3d(3, 24, 3, padding=1), nn.BatchNorm3d(24), nn.ReLU(), nn.MaxPool3d(2),
-            nn.Conv3d(24, 48, 3, padding=1), nn.BatchNorm3d(48), nn.ReLU(), nn.AvgPool3d(2),
+            nn.Conv3d(24, 48, 3, padding=1), nn.BatchNorm3d(48), nn.ReLU(), nn.MaxPool3d(2),
             nn.Conv3d(48, 96, 3, padding=1, groups=4), nn.ReLU(), nn.AdaptiveAvgPool3d(1),
         )  # fmt: skip
         self.head = nn.Linear(96, 100)
@@ -533,11 +535,12 @@ def _swin() -> nn.Module:
 
 
 _HEADS: Loss = _loss_with_heads
+_LRN = ("float32",)  # LocalResponseNorm takes avg_pool3d, which a CPU lacks in bfloat16
 NETWORKS: dict[str, Network] = {
     "alexnet": Network("AlexNet", _ours("alexnet"), _images(224), 16),
-    "alexnet_2012": Network("AlexNet", _ours("alexnet_2012"), _images(227), 8),
+    "alexnet_2012": Network("AlexNet", _ours("alexnet_2012"), _images(227), 8, on_cpu=_LRN),
     "vgg11_bn": Network("VGG", _ours("vgg11_bn"), _images(96), 8),
-    "googlenet_v1": Network("Inception", _ours("googlenet_v1"), _images(224), 4, _HEADS),
+    "googlenet_v1": Network("Inception", _ours("googlenet_v1"), _images(224), 4, _HEADS, _LRN),
     "googlenet": Network("Inception", _ours("googlenet"), _images(112), 8, _HEADS),
     "googlenet_no_heads": Network("Inception", _ours("googlenet", aux_logits=False), _images(112), 8),
     "inception_v2": Network("Inception", _ours("inception_v2"), _images(112), 8),
@@ -564,8 +567,8 @@ NETWORKS: dict[str, Network] = {
     ),
     "unet": Network("segmentation", UNet, _images(96), 4),
     "autoencoder": Network("autoencoder", _autoencoder, _images(64), 32, "mse"),
-    "in_place": Network("in-place operations", _in_place, _images(48), 16),
-    "video": Network("three dimensions", Video, lambda batch: (torch.randn(batch, 3, 8, 40, 40),), 4),
+    "in_place": Network("in-place operations", _in_place, _images(64), 16),
+    "video": Network("three dimensions", Video, lambda batch: (torch.randn(batch, 3, 8, 40, 40),), 16),
     "speech": Network("one dimension", Speech, _vectors(1, 2000), 4),
     "diffusion": Network("diffusion", Diffusion, _noisy, 8, "mse"),
     "lstm": Network("recurrent", functools.partial(Recurrent, nn.LSTM), _words(48, 5000), 16),
