@@ -11,11 +11,12 @@ from functools import cached_property
 from typing import get_args
 
 from torchledger.errors import UserError, close_matches
-from torchledger.memory.caching import CachingAllocator
+from torchledger.memory.caching import CachingAllocator, OutOfMemory
 from torchledger.memory.kernels import WORKSPACES, Device
 from torchledger.memory.timeline import CATEGORIES, Block, Form, Timeline
 from torchledger.record import Record
 from torchledger.report import chrome, picture
+from torchledger.report.text import short_size
 from torchledger.tables import Table
 from torchledger.views import Cell, Column
 from torchledger.writing import write_whole
@@ -93,6 +94,19 @@ class MemoryReport:
         """The most bytes that the allocator takes from the device; None for `exact`, which takes what is asked for."""
         return max(self._replayed[1]) if self.allocator == "cuda" else None
 
+    def fits(self, memory: int) -> bool:
+        """Whether the run gets by with `memory` bytes.
+
+        torch's caching allocator gives back what it has cached before it gives up; what it has cut up it cannot.
+        """
+        if self.allocator == "exact":
+            return self.peak_bytes <= memory
+        try:
+            replay(self._timeline, CachingAllocator(limit=memory))
+        except OutOfMemory:
+            return False
+        return True
+
     @property
     def moments(self) -> int:
         """The number of moments: one an operation, and one after the last."""
@@ -128,7 +142,8 @@ class MemoryReport:
         """Bytes asked for that are alive when forward has returned, with what its backward will need."""
         end = self.moments - 1 if self.record.loss_at is None else self.record.loss_at
         blocks = self._timeline.blocks
-        return sum(b.bytes for b in blocks if b.died > end and (b.born < end or b.entry is None or end == b.born == 0))
+        there = (b for b in blocks if b.born < end or (b.born == 0 and b.entry is None))
+        return sum(block.bytes for block in there if block.died > end)
 
     @property
     def workspaces(self) -> dict[str, str]:
@@ -225,7 +240,9 @@ class MemoryReport:
             lines.append(f"reserved by torch's caching allocator: {size_text(self.reserved_bytes)}")
         lines.append(f"after forward: {size_text(self.after_forward)}")
         if self.record.step is not None:
-            lines.append("step: the first, which makes the optimizer's state" if self.form.first else "step: one of many")
+            lines.append(
+                "step: the first, which makes the optimizer's state" if self.form.first else "step: one of many"
+            )
         if self._accumulate > 1:
             lines.append(f"gradients of {self._accumulate} micro-batches of {self.record.batch} are added up")
         lines += [f"not in it: {name}, {size}" for name, size in self.workspaces.items()]
@@ -268,9 +285,7 @@ def replay(timeline: Timeline, allocator: CachingAllocator) -> tuple[list[int], 
 
 def size_text(size: int) -> str:
     """Write a size to read, and to compare: `3.142 GB (3,141,592,653 bytes)`."""
-    from torchledger.report.text import _scaled
-
-    return f"{_scaled(size, 'B')} ({size:,} bytes)" if size >= 1000 else f"{size} bytes"
+    return f"{short_size(size)} ({size:,} bytes)" if size >= 1000 else f"{size} bytes"
 
 
 def _device(device: object) -> Device:

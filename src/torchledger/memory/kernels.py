@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from torchledger.memory.recurrent import Layers, layers
+from torchledger.memory.recurrent import layers
 from torchledger.record import Operation, TensorInfo
 
 Device = Literal["cpu", "cuda"]
@@ -202,8 +202,8 @@ def _recurrent_passing(operation: Operation, device: Device, trains: bool) -> Pa
 
 def _recurrent_backward(operation: Operation, device: Device, trains: bool) -> Passing:
     """A layer's workspace goes as soon as its gradients are there: less is alive at once than with all of both."""
-    stack: Layers = layers(operation)
-    return Passing(tensors=stack.released_in_backward if device == "cpu" else 0)
+    made = sum(_bytes(output.tensor) for output in operation.outputs)
+    return Passing(tensors=-layers(operation).released_in_backward(made) if device == "cpu" else 0)
 
 
 _KEPT: dict[str, Callable[[Operation, Device], int]] = {

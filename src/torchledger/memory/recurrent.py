@@ -104,10 +104,13 @@ class Layers:
         between = self.rows * self.projected * self.directions * self.item if self.count > 1 else 0
         return max(self._input_copy, between) + self._input_gates + out
 
-    @property
-    def released_in_backward(self) -> int:
-        """Less than all gradients and all that was kept: the last layer's go before the first layer's come."""
-        return -((self.count * self.directions - 1) * self._one) // 1 if self.count * self.directions > 1 else 0
+    def released_in_backward(self, gradients: int) -> int:
+        """Return by how much less is alive at once than all that was kept and all `gradients` (bytes).
+
+        The last layer lets go of its own before the first layer's gradients are made.
+        """
+        layers = self.count * self.directions
+        return (layers - 1) * min(self._one, gradients // layers)
 
 
 def _padded(numbers: int, item: int) -> int:

@@ -105,7 +105,6 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
     """Return the storages of a run as `form` has it."""
     phases = [entry.phase for entry in record.entries]
     backward = phases.index("backward") if "backward" in phases else None
-    last = max((place for place, phase in enumerate(phases) if phase == "backward"), default=moments - 2)
     optimizer = phases.index("optimizer") if "optimizer" in phases else moments - 1
     one_by_one = form.device == "cpu" and record.one_by_one is not None and optimizer < moments - 1
     paths = [record.modules[call.module].path for call in record.calls]
@@ -123,10 +122,10 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
             module = owners[a.owner].module if a.owner is not None else ""
             add(a.bytes, a.born, died, "parameters" if a.kind == "parameter" else "buffers", module)
             continue
-        owner = record.parameters[a.owner].module if a.owner is not None else ""
         if a.kind in ("input", "constant"):
             add(a.bytes, a.born, died, "inputs", "")
             continue
+        owner = record.parameters[a.owner].module if a.owner is not None and a.kind != "kernel" else ""
         if a.kind == "optimizer":
             add(a.bytes, optimizer if form.first else a.born, died, "optimizer state", owner)
             continue
@@ -162,6 +161,7 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
         sizes = passing.get(entry.operation)
         if sizes is None:
             sizes = passing[entry.operation] = passing_bytes(record.operations[entry.operation], form.device, trains)
-        add(sizes.tensors, place, place + 1, "temporaries", paths[entry.call], place)
+        kind: Category = "temporaries" if sizes.tensors > 0 else "saved activations"  # let go while it runs
+        add(sizes.tensors, place, place + 1, kind, paths[entry.call], place)
         add(sizes.scratch, place, place + 1, "kernel scratch", paths[entry.call], place)
     return found

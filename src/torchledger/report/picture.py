@@ -39,7 +39,11 @@ def draw(
     top = sum(sizes[peak] for sizes in by_category.values())
     axes.plot([peak], [top], "k.", markersize=8)
     axes.annotate(
-        f"peak {EngFormatter(unit='B', places=2)(top)}", (peak, top), xytext=(0, 6), textcoords="offset points", ha="center"
+        f"peak {EngFormatter(unit='B', places=2)(top)}",
+        (peak, top),
+        xytext=(0, 6),
+        textcoords="offset points",
+        ha="center",
     )
     for start, phase in _phases(record):
         axes.axvline(start, color="black", linewidth=0.6, linestyle=":")
@@ -78,5 +82,3 @@ def _phases(record: Record) -> list[tuple[int, str]]:
 def _plain(title: str) -> str:
     """Return a title that matplotlib takes for text, also with what would be mathematics to it."""
     return printable(title).replace("$", r"\$")
-
-

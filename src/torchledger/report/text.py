@@ -158,15 +158,22 @@ def _number(value: int | float, unit: str, exact: bool) -> str:
 def _scaled(value: int | float, unit: str) -> str:
     """Write four significant digits and an SI letter.
 
-    >>> [_scaled(n, "B") for n in (0, 999, 1250, 999_999, 695_296)]
-    ['0', '999 B', '1.25 KB', '1 MB', '695.3 KB']
+    >>> [_scaled(n, "B") for n in (0, 999, 1250, 999_999, 695_296, -1250)]
+    ['0', '999 B', '1.25 KB', '1 MB', '695.3 KB', '-1.25 KB']
     """
     if value == 0:
         return "0"
+    if value < 0:
+        return f"-{_scaled(-value, unit)}"
     power = 0
     while power < len(LETTERS) - 1 and float(f"{value / 1000**power:.4g}") >= 1000:
         power += 1
     return f"{value / 1000**power:.4g} {LETTERS[power]}{unit}".rstrip()
+
+
+def short_size(size: int) -> str:
+    """Write a number of bytes with four significant digits."""
+    return _scaled(size, "B")
 
 
 def _seconds(value: float) -> str:
