@@ -384,7 +384,7 @@ def test_console_script_calls_main() -> None:
         ("cut.json", r"'cut\.json' is not whole JSON \(line 1, column \d+: .*\); save the ledger again"),
         ("empty.json", r"'empty\.json' is not whole JSON"),
         ("binary.json", r"'binary\.json' is no ledger: it is not text"),
-        ("newer.json", r"'newer\.json' has schema 3, this torchledger reads up to 2; upgrade torchledger to read it"),
+        ("newer.json", r"'newer\.json' has schema 4, this torchledger reads up to 3; upgrade torchledger to read it"),
         ("damaged.json", r"'damaged\.json' is damaged: an entry refers to call 99 of"),
         ("net.json --batch 2 --input 4", r"'net\.json' is a saved ledger, a run that is over: --input, --batch cannot"),
         ("net.json --measure", r"'net\.json' is a saved ledger, a run that is over: --measure cannot change it"),
@@ -402,7 +402,7 @@ def test_what_the_user_got_wrong_is_one_line(run: Run, arguments: str, said: str
             "cut.json": whole[: len(whole) // 2],
             "empty.json": b"",
             "binary.json": b"\x89PNG\xff",
-            "newer.json": whole.replace(b'"schema":2', b'"schema":3'),
+            "newer.json": whole.replace(b'"schema":3', b'"schema":4'),
             "damaged.json": whole.replace(b'"call":[1', b'"call":[99'),
         }
         for name, content in contents.items():

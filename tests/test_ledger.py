@@ -258,7 +258,7 @@ def test_unreadable_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (b'{"a": 1}', r'is no torchledger ledger \(no "format": "torchledger ledger"\); write one with --format json'),
         (b'{"format": "torchledger ledger"}', "is damaged: its schema is None"),
         (b'{"format": "torchledger ledger", "schema": 1}', "is damaged: no 'entries'"),
-        (b'{"format": "torchledger ledger", "schema": 3}', "has schema 3, .* reads up to 2; upgrade torchledger"),
+        (b'{"format": "torchledger ledger", "schema": 4}', "has schema 4, .* reads up to 3; upgrade torchledger"),
         (b"[" * 100_000, "is no ledger: maximum recursion depth"),
         (b"9" * 10_000, "is no ledger: .*digits"),
     ],

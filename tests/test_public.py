@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import torchledger
-from torchledger import Ledger, Table, analyze, stat
+from torchledger import Ledger, MemoryReport, Table, analyze, fit, savings, stat
 
 MODEL_ARGUMENTS = [
     "kwargs",
@@ -26,14 +26,20 @@ MODEL_ARGUMENTS = [
 def test_names() -> None:
     assert sorted(torchledger.__all__) == dir(torchledger)
     assert set(torchledger.__all__) == {
-        "AtLeast", "ForwardError", "Ledger", "Rule", "Table", "UserError", "__version__", "analyze", "register_rule",
-        "stat",
+        "AtLeast", "Fit", "ForwardError", "Ledger", "MemoryReport", "Rule", "Table", "UserError", "__version__",
+        "analyze", "fit", "register_rule", "savings", "stat",
     }  # fmt: skip
     assert torchledger.__version__ == "0.1.0"
 
 
 def test_signatures() -> None:
     assert list(inspect.signature(analyze).parameters) == ["model", "inputs", *MODEL_ARGUMENTS]
+    assert list(inspect.signature(fit).parameters) == [
+        "model", "inputs", "memory", "kwargs", "device", "allocator", "accumulate", "options",
+    ]  # fmt: skip
+    assert list(inspect.signature(savings).parameters) == [
+        "model", "inputs", "batch", "kwargs", "device", "allocator", "options",
+    ]  # fmt: skip
     assert list(inspect.signature(stat).parameters) == ["model", "inputs", "convention", "measure", *MODEL_ARGUMENTS]
 
 
@@ -43,7 +49,12 @@ def test_methods() -> None:
 
     assert public(Ledger) == {
         "assumptions", "by_layer", "by_module", "by_operation", "totals", "unknown",
-        "from_json", "load", "save", "to_json",
+        "from_json", "load", "memory", "save", "to_json",
+    }  # fmt: skip
+    assert public(MemoryReport) == {
+        "after_forward", "alive", "at", "fits", "live", "moment", "moments", "notes", "peak", "peak_bytes",
+        "reserved_bytes", "timeline", "workspaces",
+        "by_category", "by_module", "by_operation", "plot", "save_chrome_trace", "to_chrome_trace",
     }  # fmt: skip
     assert public(Table) >= {"to_text", "to_csv", "to_markdown", "to_json"}
 

@@ -219,6 +219,7 @@ def records(draw: st.DrawFn) -> Record:
         st.builds(ParameterInfo, WORDS, WORDS, SHAPES, DTYPES, st.booleans(), st.none() | WORDS), max_size=2
     )
     kind = st.sampled_from(get_args(StorageKind))
+    allocations = st.lists(st.builds(Allocation, COUNT, moment, st.none() | moment, kind), max_size=2)
     measured = st.builds(
         Measurement, st.lists(st.builds(Measured, WORDS, WORDS, COUNT, SECONDS), max_size=2), SECONDS, COUNT, WORDS
     )
@@ -230,7 +231,7 @@ def records(draw: st.DrawFn) -> Record:
         entries=entries,
         parameters=draw(parameters),
         buffers=draw(parameters),
-        allocations=draw(st.lists(st.builds(Allocation, COUNT, moment, st.none() | moment, kind), max_size=2)),
+        allocations=[a for a in draw(allocations) if a.kind != "kernel" or a.born < len(entries)],
         assumptions=draw(st.lists(WORDS, max_size=2)),
         measurement=draw(st.none() | measured),
         error=draw(st.none() | WORDS),

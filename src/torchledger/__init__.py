@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torchledger.errors import UserError
     from torchledger.ledger import ForwardError, Ledger
     from torchledger.memory_report import MemoryReport
+    from torchledger.plan import Fit, fit, savings
     from torchledger.pricing.custom import register_rule
     from torchledger.pricing.rules import Rule
     from torchledger.tables import Table
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AtLeast",
+    "Fit",
     "ForwardError",
     "Ledger",
     "MemoryReport",
@@ -29,13 +31,18 @@ __all__ = [
     "UserError",
     "__version__",
     "analyze",
+    "fit",
     "register_rule",
+    "savings",
     "stat",
 ]
 
 _HOME = {
     "analyze": "torchledger.api",
     "stat": "torchledger.api",
+    "Fit": "torchledger.plan",
+    "fit": "torchledger.plan",
+    "savings": "torchledger.plan",
     "UserError": "torchledger.errors",
     "AtLeast": "torchledger.views",
     "ForwardError": "torchledger.ledger",

@@ -78,7 +78,7 @@ class Ledger:
             allocator: "exact" for the bytes that are asked for; "cuda" for torch's caching allocator, which rounds, and
                 reserves more than it hands out. Default: the device's own.
             first_step: the first step of a training, in which the optimizer makes its state and finds none.
-            accumulate: micro-batches whose gradients are added up before the optimizer's step; the ledger is one of them.
+            accumulate: micro-batches whose gradients are added up before the optimizer's step; this run is one of them.
             set_to_none: as in `optimizer.zero_grad`; without it gradients stay, as zeros.
         """
         return MemoryReport(self.record, device, allocator, first_step, accumulate, set_to_none)

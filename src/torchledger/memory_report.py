@@ -1,4 +1,4 @@
-"""The MemoryReport: what `Ledger.memory` returns. The peak, what is alive then or at any moment, and how it got there."""
+"""What `Ledger.memory` returns: the peak, what is alive then or at any other moment, and how it got there."""
 
 from __future__ import annotations
 

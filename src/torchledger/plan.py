@@ -55,7 +55,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Fit:
-    """The largest batch that fits into `memory` bytes, 0 where none does; `reports` of all batches that were captured."""
+    """The largest batch that fits into `memory` bytes, 0 where none does; `reports` of all batches captured."""
 
     memory: int
     batch: int
@@ -184,8 +184,8 @@ def _crossing(reports: Mapping[int, MemoryReport], low: int, high: int, memory: 
     slope = (second.peak_bytes - first.peak_bytes) / (b - a)
     if slope <= 0:
         raise UserError(
-            f"the peak is {first.peak_bytes:,} bytes at batch {a} and {second.peak_bytes:,} at {b}: memory does not grow "
-            "with the batch; give inputs as sizes of one sample, such as (3, 224, 224)"
+            f"the peak is {first.peak_bytes:,} bytes at batch {a} and {second.peak_bytes:,} at {b}: memory does not "
+            "grow with the batch; give inputs as sizes of one sample, such as (3, 224, 224)"
         )
     return int(a + (memory - first.peak_bytes) / slope)
 

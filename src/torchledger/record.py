@@ -399,9 +399,9 @@ def _check_references(record: Record) -> None:
     for allocation in record.allocations:
         moments += [allocation.born, allocation.born if allocation.died is None else allocation.died]
         owners = record.buffers if allocation.kind == "buffer" else record.parameters
-        of_one = allocation.kind != "kernel" and allocation.owner is not None
-        if of_one and not 0 <= allocation.owner < len(owners):
-            raise ValueError(f"a storage belongs to {allocation.kind} {allocation.owner} of {len(owners)}")
+        owner = None if allocation.kind == "kernel" else allocation.owner
+        if owner is not None and not 0 <= owner < len(owners):
+            raise ValueError(f"a storage belongs to {allocation.kind} {owner} of {len(owners)}")
         if allocation.bytes < 0 or (allocation.kind == "kernel" and allocation.born >= len(record.entries)):
             raise ValueError(f"a storage of {allocation.bytes} bytes is that of entry {allocation.born}")
     if moments and not 0 <= min(moments) <= max(moments) <= len(record.entries):

@@ -30,7 +30,7 @@ def explain(error: BaseException, scopes: Scopes) -> Diagnosis:
     chain = _chain(error)
     operation_failed, function_failed, module_failed = (noted(chain, p) for p in ("operation", "function", "module"))
     forget(chain)
-    raised, failed = operation_failed or function_failed or (None, None)
+    raised, failed = operation_failed or function_failed or (error, None)
     module, call = None, failed.call if failed is not None else 0
     if module_failed is not None:
         call_of_module, module = module_failed[1]

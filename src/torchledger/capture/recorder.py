@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -128,13 +128,13 @@ class Recorder(TorchDispatchMode):
             self._allocations[storage._cdata] = allocation
             self._watch(storage, allocation)
 
-    def keeps(self, given: Iterable[torch.Tensor]) -> torch.Tensor:
+    def keeps(self, given: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return a tensor of no elements whose life is that of what the last operation, of `given`, keeps."""
         with self.paused():
             token = torch.empty(0, device=META)
         if self._silent:
             return token
-        allocation = Allocation(0, len(self.record.entries) - 1, None, "kernel", len(set(storages_of(given))))
+        allocation = Allocation(0, len(self.record.entries) - 1, None, "kernel", len(set(storages_of(list(given)))))
         self.record.allocations.append(allocation)
         self._watch(token.untyped_storage(), allocation)
         return token

@@ -38,8 +38,8 @@ def step(
             optimizer = training.optimizer({id(user): twin for user, twin in stand_ins.pairs}, parameters)
             undecided = _in_one_go(optimizer)
             optimizer.step()
-        for parameter, state in optimizer.state.items():
-            recorder.inherit(parameter, (value for value in state.values() if isinstance(value, torch.Tensor)))
+        for owner, state in optimizer.state.items():
+            recorder.inherit(owner, (value for value in state.values() if isinstance(value, torch.Tensor)))
         optimizer.step()
         if undecided:
             recorder.record.one_by_one = _one_by_one(optimizer, recorder)

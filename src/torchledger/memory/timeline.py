@@ -9,13 +9,13 @@ lives of storages are changed, not the run.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from torchledger.memory.kernels import Device, Passing, kept_bytes, passing_bytes
-from torchledger.record import Allocation, Record
+from torchledger.record import Record
 
 Category = Literal[
     "parameters",
@@ -36,8 +36,8 @@ CATEGORIES: tuple[Category, ...] = Category.__args__  # type: ignore[attr-define
 class Block:
     """A storage: its bytes, the moments from which and before which it is alive, and what it is.
 
-    `entry`: the operation that made it, None for what was there before. `module`: the path of the module that it belongs
-    to, or whose operation made it.
+    `entry`: the operation that made it, None for what was there before. `module`: the path of the module that it
+    belongs to, or whose operation made it.
     """
 
     bytes: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +13,18 @@ from torchledger.writing import check_writable, write_whole
 
 ENDINGS = (".png", ".svg")
 # Okabe and Ito's colours, which people who see colours otherwise can tell apart: https://jfly.uni-koeln.de/color/
-COLOURS = ("#0072B2", "#56B4E9", "#999999", "#CC79A7", "#D55E00", "#009E73", "#66C2A5", "#F0E442", "#E69F00")
+COLOURS = {
+    "parameters": "#0072B2",
+    "buffers": "#56B4E9",
+    "inputs": "#999999",
+    "optimizer state": "#CC79A7",
+    "gradients": "#D55E00",
+    "saved activations": "#009E73",
+    "recomputed activations": "#8FD3B6",
+    "temporaries": "#F0E442",
+    "outputs": "#E69F00",
+    "kernel scratch": "#000000",
+}
 MOST_POINTS = 4000  # more would lie within one pixel
 
 
@@ -35,11 +47,20 @@ def draw(
     axes = figure.subplots()
     areas = [[sizes[moment] for moment in chosen] for sizes in by_category.values()]
     if areas:
-        axes.stackplot(chosen, *areas, labels=list(by_category), colors=COLOURS, step="post", linewidth=0)
+        colours = [COLOURS[name] for name in by_category]
+        axes.stackplot(
+            chosen,
+            *areas,
+            labels=list(by_category),
+            colors=colours,
+            step="post",
+            linewidth=0,
+        )
     top = sum(sizes[peak] for sizes in by_category.values())
     axes.plot([peak], [top], "k.", markersize=8)
+    most = EngFormatter(unit="B", places=2)(top)
     axes.annotate(
-        f"peak {EngFormatter(unit='B', places=2)(top)}",
+        f"peak {most}",
         (peak, top),
         xytext=(0, 6),
         textcoords="offset points",
@@ -65,7 +86,7 @@ def _chosen(by_category: Mapping[str, Sequence[int]], moments: int, peak: int) -
         return list(range(moments))
     live = [sum(sizes) for sizes in zip(*by_category.values(), strict=True)] or [0] * moments
     edges = [place * moments // MOST_POINTS for place in range(MOST_POINTS + 1)]
-    highest = (max(range(a, b), key=live.__getitem__) for a, b in zip(edges, edges[1:], strict=False) if b > a)
+    highest = (max(range(a, b), key=live.__getitem__) for a, b in itertools.pairwise(edges) if b > a)
     return sorted({0, *highest, peak, moments - 1})
 
 
