@@ -241,3 +241,21 @@ def test_a_gpu_gives_rows(memory: ModuleType) -> None:
     assert [row["step"] for row in rows] == ["first", "second"]
     for row in rows:
         assert row["held"] <= row["peak"] <= row["reserved"] and row["scratch"] >= 0
+
+
+# Small and quick ones, each with something of its own; `python benchmarks/memory.py` runs all.
+PREDICTED = ["resnet56", "unet", "lstm", "gru", "gpt_dropout", "gpt_checkpoint", "mixture", "encoder", "diffusion"]
+
+
+@pytest.mark.parametrize("name", PREDICTED)
+@pytest.mark.parametrize(("mode", "dtype"), [("inference", "float32"), ("adamw", "float32"), ("sgd", "bfloat16")])
+def test_predicted_peaks_are_those_of_real_steps(memory: ModuleType, name: str, mode: str, dtype: str) -> None:
+    for row, _ in measured(memory, name, mode, dtype):
+        assert abs(row["apart"]) <= memory.WORST_BAR, f"{row['predicted']:,} predicted, {row['peak']:,} measured"
+
+
+def test_a_checkpointed_net_is_predicted_as_it_runs(memory: ModuleType) -> None:
+    """What is recomputed is in the real peak; without checkpoints it is twice as high."""
+    ((row, _), *_), ((plain, _), *_) = (measured(memory, name, "sgd") for name in ("gpt_checkpoint", "gpt"))
+    assert abs(row["apart"]) <= memory.MEDIAN_BAR
+    assert row["peak"] < 0.7 * plain["peak"] and row["predicted"] < 0.7 * plain["predicted"]

@@ -63,6 +63,10 @@ def overloads(table: Mapping[str, T]) -> dict[Any, T]:
     return found
 
 
+def _has_kernel(func: Any, key: str) -> bool:
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key))
+
+
 def learn(func: Any) -> Kind:
     namespace, _, packet = func._schema.name.partition("::")
     arguments = func._schema.arguments
@@ -74,7 +78,8 @@ def learn(func: Any) -> Kind:
         parameters=names,
         defaults={a.name: a.default_value for a in arguments if a.has_default_value() and a.default_value is not None},
         takes_device="device" in names,
-        composite=torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"),
+        composite=_has_kernel(func, "CompositeImplicitAutograd")
+        and not (_has_kernel(func, "CPU") and _has_kernel(func, "Meta")),  # silu_backward runs whole
         reshapes=torch.Tag.inplace_view in func.tags,
         writes=tuple(
             a.name for a in arguments if (a.alias_info is not None and a.alias_info.is_write) or a.name in undeclared

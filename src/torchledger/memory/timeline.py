@@ -101,6 +101,23 @@ def _summed(blocks: Sequence[Block], moments: int) -> list[int]:
     return list(itertools.accumulate(changes[:-1]))
 
 
+def _added_in_place(record: Record, recomputing: Sequence[bool]) -> set[tuple[int, int]]:
+    """Return the entries at which the backward adds one gradient to another, with the bytes of one that dies then.
+
+    autograd adds into such a gradient's own storage, but for tensors on meta or under a mode, which it takes for
+    subclasses (torch/csrc/autograd/input_buffer.cpp).
+    """
+    sums = {
+        place
+        for place, entry in enumerate(record.entries)
+        if entry.phase == "backward"
+        and record.operations[entry.operation].name == "add"
+        and not recomputing[entry.call]
+    }
+    made = (a for a in record.allocations if a.kind == "activation" and a.died is not None and a.died - 1 in sums)
+    return {(a.died - 1, a.bytes) for a in made if a.died is not None and record.entries[a.born].phase == "backward"}
+
+
 def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
     """Return the storages of a run as `form` has it."""
     phases = [entry.phase for entry in record.entries]
@@ -109,6 +126,7 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
     one_by_one = form.device == "cpu" and record.one_by_one is not None and optimizer < moments - 1
     paths = [record.modules[call.module].path for call in record.calls]
     recomputing = [backward is not None and call.started > backward for call in record.calls]
+    added = _added_in_place(record, recomputing)
     found: list[Block] = []
 
     def add(size: int, born: int, died: int, category: Category, module: str, entry: int | None = None) -> None:
@@ -152,7 +170,8 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
             category = "saved activations"
         elif recomputing[entry.call]:
             category = "recomputed activations"
-        add(size, a.born, died, category, module, a.born)
+        in_place = a.kind == "activation" and (a.born, a.bytes) in added
+        add(size, a.born + in_place, died, category, module, a.born)
     if one_by_one:
         add(record.one_by_one or 0, optimizer, moments - 1, "temporaries", "", optimizer)
     trains = record.step is not None
