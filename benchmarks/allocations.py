@@ -162,16 +162,13 @@ def reckon(calls: list[Call], changes: list[Change], spans: Spans, held: int) ->
     scratch = _scratch(changes)
     live = all_live = peak = peak_with_scratch = after_model = held
     at: Change | None = None
-    own = most_own = 0  # scratch of the call that runs
-    own_call: int | None = None
+    own = most_own = 0  # scratch of the call that runs: by its end there is none
     most_own_call: int | None = None
     model_ends = max((end for _, end in spans.get(MODEL, ())), default=0)
     by_call: dict[int, list[int]] = {}  # live before, most, after; most scratch
     outside: list[tuple[int, Moment]] = []
     for number, change in enumerate(changes):
         before = live
-        if change.call != own_call:
-            own_call, own = change.call, 0
         all_live += change.size
         peak_with_scratch = max(peak_with_scratch, all_live)
         if number in scratch:

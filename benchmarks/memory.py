@@ -409,7 +409,8 @@ def main() -> None:
     rows = {key(row): row for row in read(path)}
     for case in cases(arguments):
         names = (case.network, case.dtype, case.mode)
-        for old in [k for k in rows if k[:3] == names and k[4] == str(case.batch)]:
+        # On a CPU a network has one batch size: rows of another are of an earlier choice.
+        for old in [k for k in rows if k[:3] == names and (not on_gpu or k[4] == str(case.batch))]:
             del rows[old]
         for row in isolated(case, context):
             rows[key(row)] = row

@@ -163,6 +163,7 @@ def test_a_timeline_goes_from_held_to_final(memory: ModuleType, two_layers: str,
     with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     assert int(rows[0]["before"]) == result.held and int(rows[-1]["after"]) == result.final
+    assert [row["before"] for row in rows[1:]] == [row["after"] for row in rows[:-1]]
     assert sum(int(row["change"]) for row in rows) == result.final - result.held
     assert max(int(row["most"]) for row in rows) == result.peak
     # Each weight is transposed, a view, and multiplied with; the two blocks are freed outside of operations.
