@@ -26,7 +26,7 @@ def step(
     if not parameters:
         raise UserError("no parameter of the model asks for a gradient: there is nothing to train")
     recorder.record.loss_at = len(recorder.record.entries)
-    loss = _loss(output, training, recorder)
+    loss, target = _loss(output, training, recorder)
     recorder.phase = "backward"
     loss.backward()  # type: ignore[no-untyped-call]
     for parameter in parameters:
@@ -44,7 +44,7 @@ def step(
         if undecided:
             recorder.record.one_by_one = _one_by_one(optimizer, recorder)
         optimizer.zero_grad()
-    return loss, optimizer
+    return loss, target, optimizer
 
 
 def _in_one_go(optimizer: torch.optim.Optimizer) -> bool:
@@ -62,12 +62,14 @@ def _in_one_go(optimizer: torch.optim.Optimizer) -> bool:
 def _one_by_one(optimizer: torch.optim.Optimizer, recorder: Recorder) -> int:
     """Return the most bytes of temporaries in a step that takes one parameter after another, as torch does on a CPU.
 
-    The largest parameter's step is run alone, unbooked.
+    What the loop's variables hold of one parameter is alive while the next one has its turn: the largest pair of
+    neighbours takes a step of its own, unbooked.
     """
     groups = optimizer.param_groups
     trained = [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
-    largest = max(trained, key=lambda parameter: parameter.untyped_storage().nbytes())
-    gradients = [(parameter, parameter.grad) for parameter in trained if parameter is not largest]
+    sizes = [parameter.untyped_storage().nbytes() for parameter in trained]
+    last = max(range(len(trained)), key=lambda place: 2 * sizes[place] + (sizes[place - 1] if place else 0))
+    gradients = [(p, p.grad) for place, p in enumerate(trained) if place not in (last - 1, last)]
     try:
         for parameter, _ in gradients:
             parameter.grad = None
@@ -87,9 +89,10 @@ def _one_by_one(optimizer: torch.optim.Optimizer, recorder: Recorder) -> int:
     return max(itertools.accumulate(changes))
 
 
-def _loss(output: Any, training: Training, recorder: Recorder) -> torch.Tensor:
+def _loss(output: Any, training: Training, recorder: Recorder) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the loss, and what the output was compared with, which lives as long as the step."""
     chosen = training.loss
-    remark = None
+    remark = target = None
     if chosen is None:
         loss, remark = own_loss(output)
     elif chosen.target is None:
@@ -107,4 +110,4 @@ def _loss(output: Any, training: Training, recorder: Recorder) -> torch.Tensor:
         raise UserError(f"the loss is {made}, expected a scalar tensor")
     if not loss.requires_grad:
         raise UserError("the loss does not hang on any parameter that trains: there is nothing to go back through")
-    return loss
+    return loss, target

@@ -101,7 +101,7 @@ class _Differentiable(torch.autograd.Function):
         ctx.names = None if kept is None else tuple(kept)
         saved = (*flat, *made) if kept is None else kept.values()
         ctx.save_for_backward(*saved, recorder.keeps(flat))
-        ctx.likes = [(tensor.size(), tensor.stride(), tensor.dtype, tensor.device) for tensor in flat]
+        ctx.likes = [(tensor.size(), _dense_strides(tensor), tensor.dtype, tensor.device) for tensor in flat]
         if whole.in_place:
             ctx.mark_dirty(flat[0])
             return flat[0]
@@ -136,6 +136,17 @@ class _Differentiable(torch.autograd.Function):
 
         made = iter(recorder.whole(f"{whole.name.removesuffix('_')}_backward", [*given, *incoming], arguments, run))
         return (None, None, *(next(made) if wants else None for wants in wanted))
+
+
+def _dense_strides(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return how a gradient lies: without gaps, its dimensions in the order that the tensor's have in memory."""
+    if tensor.is_contiguous():
+        return tensor.stride()
+    step, strides = 1, [0] * tensor.dim()
+    for dim in sorted(range(tensor.dim()), key=lambda dim: (tensor.stride(dim), -dim)):
+        strides[dim] = step
+        step *= max(tensor.size(dim), 1)
+    return tuple(strides)
 
 
 def _laid(tensor: torch.Tensor, stride: tuple[int, ...]) -> torch.Tensor:

@@ -41,6 +41,21 @@ def passing_bytes(operation: Operation, device: Device, trains: bool) -> Passing
     return rule(operation, device, trains) if rule is not None else Passing()
 
 
+def output_bytes(operation: Operation, device: Device, size: int) -> int:
+    """Return the bytes of the storage of an output, of which a trace shows `size`.
+
+    On a CPU a loss that is reduced to one number keeps the storage that all of its elements were computed in
+    (Loss.cpp: the reduction writes into it).
+    """
+    if device == "cpu" and operation.name in _REDUCED_IN_PLACE and len(operation.inputs) > 1:
+        x = max(operation.inputs[:2], key=lambda tensor: tensor.elements)
+        return max(size, x.elements * operation.outputs[0].tensor.item_size)
+    return size
+
+
+_REDUCED_IN_PLACE = frozenset({"mse_loss", "smooth_l1_loss", "binary_cross_entropy", "soft_margin_loss"})
+
+
 # --- products ------------------------------------------------------------------------------------------------------
 
 
@@ -90,17 +105,28 @@ def _attention_kept(operation: Operation, device: Device, storages: int | None =
     """Fused: the scores' log-sum-exp in float32; unfused: probabilities, and with dropout noise and their product.
 
     The scaled copies of query and key that the unfused form keeps stand in for those, which it lets go; unless the
-    value lies in one storage with them and is not copied too. A mask of bools is turned into numbers first.
+    value lies in one storage with them and is not copied too. Halves are turned into float32 first, all three of them.
     """
     rows, columns, item = _scores(operation)
     if _is_fused(operation, device):
         wide = 8 if operation.inputs[0].dtype == "float64" else 4
         random = 16 if device == "cuda" else 0  # seed and offset
         return rows * wide + random + _mask_as_numbers(operation)
-    query, key, value = _query_key_value(operation)
-    packed = storages is not None and storages < 3 and not _is_copied(value)
-    copies = _bytes(query) + _bytes(key) if packed else 0
-    return rows * columns * item * (3 if _drops(operation) else 1) + copies
+    query, key, value = (tensor.elements * item for tensor in _query_key_value(operation))
+    kept = rows * columns * item * (3 if _drops(operation) else 1)
+    if _is_half(operation):
+        return kept + query + key + value - _given(operation, storages)
+    packed = storages is not None and storages < 3 and not _is_copied(operation.inputs[2])
+    return kept + (query + key if packed else 0)
+
+
+def _given(operation: Operation, storages: int | None) -> int:
+    """Return the bytes of query, key and value where they share a storage that copies of all of them let go."""
+    return sum(map(_bytes, _query_key_value(operation))) if storages is not None and storages < 3 else 0
+
+
+def _is_half(operation: Operation) -> bool:
+    return operation.inputs[0].item_size < 4
 
 
 def _is_copied(tensor: TensorInfo) -> bool:
@@ -110,25 +136,26 @@ def _is_copied(tensor: TensorInfo) -> bool:
 
 
 def _attention_passing(operation: Operation, device: Device, trains: bool) -> Passing:
-    """Unfused: scores and probabilities, beside scaled copies of query, key and value."""
+    """Unfused: scores and probabilities, beside scaled copies of query and key, and later one of the value."""
     rows, columns, item = _scores(operation)
     if _is_fused(operation, device):
         return Passing() if trains else Passing(tensors=_attention_kept(operation, device))
     scores, mask = rows * columns * item, _mask_as_numbers(operation)
-    query, key, value = (_bytes(tensor) for tensor in _query_key_value(operation))
-    value = value if _is_copied(operation.inputs[2]) else 0
+    query, key, value = (tensor.elements * item for tensor in _query_key_value(operation))
     made = _bytes(operation.outputs[0].tensor)
     if operation.arguments.get("is_causal"):
         mask = operation.inputs[0].shape[-2] * columns * item
+    wide = query + key + value if _is_half(operation) else 0  # in float32
+    value = 0 if _is_half(operation) or not _is_copied(operation.inputs[2]) else value
     if not trains:
         # Copies of query and key, then scores and probabilities; then probabilities, a copy of value and the result.
-        return Passing(tensors=mask + query + max(query + 2 * key + scores, 2 * scores - made, scores + value))
-    kept = scores * (3 if _drops(operation) else 1)
-    return Passing(tensors=mask + max(query + key + 2 * scores - kept - made, query + key + value))
+        return Passing(tensors=mask + wide + query + max(query + 2 * key + scores, 2 * scores - made, scores + value))
+    kept = scores * (3 if _drops(operation) else 1) + wide
+    return Passing(tensors=mask + max(wide + query + key + 2 * scores - kept - made, query + key + value))
 
 
 def _attention_backward(operation: Operation, device: Device, trains: bool) -> Passing:
-    """Unfused: the gradients of probabilities and of scores, beside those of the copies."""
+    """Unfused: the gradients of probabilities and of scores; with dropout what the product kept is gone by then."""
     if _is_fused(operation, device):
         if device == "cpu":
             return Passing()
@@ -137,7 +164,10 @@ def _attention_backward(operation: Operation, device: Device, trains: bool) -> P
         # flash_api.cpp (mha_bwd): dQ is summed up in float32, and one number a row.
         return Passing(scratch=4 * (query.elements + rows))
     rows, columns, item = _scores(operation)
-    return Passing(tensors=max(2 * rows * columns * item - sum(_bytes(o.tensor) for o in operation.outputs[:2]), 0))
+    scores = rows * columns * item
+    most = scores + operation.inputs[2].elements * item if _drops(operation) else 2 * scores
+    cast = _bytes(operation.outputs[0].tensor) if _is_half(operation) else 0  # the gradient that comes in
+    return Passing(tensors=max(most - cast - sum(_bytes(output.tensor) for output in operation.outputs), 0))
 
 
 def _query_key_value(operation: Operation) -> tuple[TensorInfo, TensorInfo, TensorInfo]:
@@ -145,9 +175,9 @@ def _query_key_value(operation: Operation) -> tuple[TensorInfo, TensorInfo, Tens
 
 
 def _scores(operation: Operation) -> tuple[int, int, int]:
-    """Return rows and columns of the scores, and the bytes of one."""
+    """Return rows and columns of the scores, and the bytes of one: unfused they are float32 at least."""
     query, key, _ = _query_key_value(operation)
-    return math.prod(query.shape[:-1]), key.shape[-2], query.item_size
+    return math.prod(query.shape[:-1]), key.shape[-2], max(query.item_size, 4)
 
 
 def _drops(operation: Operation) -> bool:
@@ -172,7 +202,8 @@ def _is_fused(operation: Operation, device: Device) -> bool:
     grouped = query.shape[1] != key.shape[1]
     same_width = query.shape[-1] == value.shape[-1]
     if device == "cpu":
-        return same_width and not grouped and not _drops(operation) and query.stride[-1] == 1
+        dense = all(tensor.stride[-1] == 1 for tensor in (query, key, value))
+        return same_width and not grouped and not _drops(operation) and dense
     is_half = query.dtype in ("float16", "bfloat16")
     if is_half and same_width and query.shape[-1] <= 256 and operation.tensor("attn_mask") is None:
         return True

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from torchledger.memory.kernels import Device, Passing, kept_bytes, passing_bytes
+from torchledger.memory.kernels import Device, Passing, kept_bytes, output_bytes, passing_bytes
 from torchledger.record import Record
 
 Category = Literal[
@@ -158,9 +158,11 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
             else:
                 add(a.bytes, a.born, died, "gradients", owner, a.born)
             continue
-        size = a.bytes
+        operation = record.operations[entry.operation]
         if a.kind == "kernel":
-            size = kept_bytes(record.operations[entry.operation], form.device, a.owner)
+            size = kept_bytes(operation, form.device, a.owner)
+        else:
+            size = output_bytes(operation, form.device, a.bytes)
         if one_by_one and entry.phase == "optimizer":
             continue
         category: Category = "temporaries"
