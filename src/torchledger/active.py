@@ -9,13 +9,14 @@ are R = k T rows in all, and k s elements. Summed over the operations, never mor
 
 - Where the block runs several times, rows and tokens add up over its calls.
 - What lies in a routed block and did not run at all had no token: it counts for nothing.
-- Whole counts what is used outside of such a block as well, or before the choice; a table that tokens look their rows
-  up in (`embedding`); and what an operation without a rule takes.
+- Whole counts what is used outside of such a block as well, before the choice, or after all that goes by it; a table
+  that tokens look their rows up in (`embedding`); and what an operation without a rule takes.
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -47,14 +48,11 @@ def active_parameters(record: Record) -> int:
     shares, tokens = _shares(record, record.routing)
     used = {use.parameter for use in record.routing.uses}.union(record.routing.earlier)
     saved = Fraction(0)
-    routed: set[int] = set()
     for index, share in shares.items():
         size = record.parameters[index].elements
         active = share.amount / sum(tokens[block] for block in share.blocks)
-        if active < size:
-            saved += size - active
-            routed |= share.blocks
-    paths = {record.modules[block].path for block in routed}
+        saved += max(size - active, 0)
+    paths = {record.modules[block].path for block in tokens}
     idle = (p for index, p in owned.items() if index not in used and _is_below(p, paths))
     return round(total - saved - sum(parameter.elements for parameter in idle))
 
@@ -116,7 +114,7 @@ class _Standing:
             self._by_call[choice.call].append(choice)
 
     def over(self, entry: int) -> Choice | None:
-        """Return the choice under which an entry runs: in each block around it the last one, of these the widest.
+        """Return the choice that an entry runs under: of each block around it the last that holds, of these the widest.
 
         An expert may choose again among the rows that reach it: its share is one of all tokens.
         """
@@ -127,6 +125,6 @@ class _Standing:
         while call is not None:
             choices = self._by_call.get(call, ())
             before = bisect.bisect_left(choices, entry, key=lambda choice: choice.entry)
-            if before:
-                yield choices[before - 1]
+            holding = (c for c in reversed(choices[:before]) if c.last is None or entry <= c.last)
+            yield from itertools.islice(holding, 1)
             call = self._record.calls[call].parent

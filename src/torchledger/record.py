@@ -194,12 +194,14 @@ class Measurement:
 class Choice:
     """What the model chose by its own values (top-k, argmax): the entry that chose, for how many `tokens`.
 
-    `call`: the smallest module call around all that goes by the choice.
+    `call`: the smallest module call around all that goes by the choice. `last`: the last entry that does; None where
+    the program read what was chosen, and may go by it to the end of the call.
     """
 
     entry: int
     tokens: int
     call: int
+    last: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +305,8 @@ class Record:
             "error": self.error,
             "failed_call": self.failed_call,
             "step": self.step,
-            "routing": None if self.routing is None else _routing_to_json(self.routing),
+            # Where there is any: files of models without are as they were, and load everywhere.
+            **({} if self.routing is None else {"routing": _routing_to_json(self.routing)}),
         }
 
     @classmethod
@@ -400,7 +403,7 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
         error=_optional(str, data["error"]),
         failed_call=_optional(int, data["failed_call"]),
         step=_optional(str, data["step"]) if data["schema"] > 1 else None,
-        routing=None if data.get("routing") is None else _routing_from_json(data["routing"]),
+        routing=_routing_from_json(data["routing"]) if "routing" in data else None,
     )
 
 
@@ -439,7 +442,9 @@ def _check_references(record: Record) -> None:
 def _check_routing(record: Record, routing: Routing) -> None:
     """Raise ValueError where a choice or the use of a parameter points outside its list."""
     for choice in routing.choices:
-        if not (0 <= choice.entry < len(record.entries) and 0 <= choice.call < len(record.calls) and choice.tokens > 0):
+        last = choice.entry if choice.last is None else choice.last
+        is_placed = 0 <= choice.entry <= last < len(record.entries) and 0 <= choice.call < len(record.calls)
+        if not is_placed or choice.tokens < 1:
             raise ValueError(f"entry {choice.entry} chooses for {choice.tokens} tokens in call {choice.call}")
     for use in routing.uses:
         entry = record.entries[use.entry] if 0 <= use.entry < len(record.entries) else None
@@ -525,7 +530,7 @@ def _parameter_from_json(data: list[Any]) -> ParameterInfo:
 
 def _routing_to_json(routing: Routing) -> dict[str, Any]:
     return {
-        "choices": [[choice.entry, choice.tokens, choice.call] for choice in routing.choices],
+        "choices": [[choice.entry, choice.tokens, choice.call, choice.last] for choice in routing.choices],
         "uses": [[use.entry, use.input, use.parameter] for use in routing.uses],
         "earlier": routing.earlier,
     }
@@ -535,10 +540,10 @@ def _routing_from_json(data: Mapping[str, Any]) -> Routing:
     def numbers(values: object) -> list[int]:
         return [_checked(int, value) for value in _listed(values)]
 
-    choices = [numbers(values) for values in _listed(data["choices"])]
+    choices = [(numbers(values), _optional(int, last)) for *values, last in _listed(data["choices"])]
     uses = [numbers(values) for values in _listed(data["uses"])]
     return Routing(
-        [Choice(entry, tokens, call) for entry, tokens, call in choices],
+        [Choice(entry, tokens, call, last) for (entry, tokens, call), last in choices],
         [Use(entry, place, parameter) for entry, place, parameter in uses],
         numbers(data["earlier"]),
     )

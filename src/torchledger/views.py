@@ -379,7 +379,7 @@ def _table(
 def notes(
     record: Record, convention: Convention, total: dict[str, Cell], priced: Prices, by_phase: bool = True
 ) -> list[str]:
-    """Return the coverage line, active parameters, sums by phase, unknown operations by name, assumptions, the convention's remarks."""
+    """Return the coverage line, active parameters, sums by phase, unknown operations, assumptions, remarks."""
     line = f"operations: {total['priced']} priced, {total['free']} free, {total['unknown']} unknown"
     if total["excluded"]:
         line += f", {total['excluded']} outside convention {convention.name}"

@@ -213,7 +213,7 @@ class Recorder(TorchDispatchMode):
         if value is not None and relies:
             self.known.rely_on([tensor])
             if self.routes.is_on:
-                self.routes.follow(self.record.calls, self.scopes.current, None, [tensor], [])
+                self.routes.read(self.record.calls, self.scopes.current, tensor)
         return value
 
     def whole(
@@ -373,8 +373,10 @@ class Recorder(TorchDispatchMode):
             self._memo.put(key, Template(operation, outputs, container))  # type: ignore[union-attr]
         if not is_booked:
             self.know(returned)
-            if self.routes.is_on:
+            if self.routes.is_on and returned:
                 self.routes.follow(self.record.calls, self.scopes.current, None, given, returned)
+            elif self.routes.is_on and given:  # a number, such as item() returns
+                self.routes.read(self.record.calls, self.scopes.current, given[0])
         if is_booked:
             place = self._place_of(operation, None if is_remembered else identity(operation))
             self._book(place, outputs, returned, given)

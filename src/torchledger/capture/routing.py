@@ -1,8 +1,8 @@
 """Which parameters run after the model has chosen by its own values, as a mixture of experts does.
 
 A choice is the indices that top-k, argmax and their like put out; it holds in the smallest module call around
-everything that takes these indices, or whole numbers made of them. From the first choice on it is noted which entry
-takes which parameter. Storages are told apart as
+everything that takes these indices, or masks, whole numbers and picked parameters made of them, and ends with the last
+of these. From the first choice on it is noted which entry takes which parameter. Storages are told apart as
 
 - *fixed*: parameters, buffers, constants, and what is made of these alone (a cast, a stack, rows picked by an index);
 - *moving*: all that hangs on what forward was given.
@@ -66,22 +66,36 @@ class Routes:
         given = [(place, t, t.untyped_storage()._cdata) for place, t in enumerate(tensors) if _is_plain(t)]
         # Whole numbers say which elements of a parameter are taken, and so do not make what is taken moving.
         deciding = [storage for _, tensor, storage in given if not _is_index(tensor)] or [s for _, _, s in given]
-        is_moving = not self._moving.isdisjoint(deciding)
+        moving = self._moving.intersection(deciding)
         chosen = tuple({id(c): c for _, _, storage in given for c in self._chosen.get(storage, ())}.values())
-        for choice in chosen:
-            choice.call = _common(calls, choice.call, call)
-            self._kept[choice.entry] = choice
-        if is_moving and entry is not None:
-            self._uses += [Use(entry, place, p) for place, tensor, storage in given for p in self._in(tensor, storage)]
-        made_of = () if is_moving else tuple({p: None for _, t, storage in given for p in self._in(t, storage)})
+        if entry is not None:
+            for choice in chosen:
+                self._keep(calls, call, choice)
+                choice.last = entry if choice.last is not None else None
+            if moving:
+                self._uses += [Use(entry, place, p) for place, t, storage in given for p in self._in(t, storage)]
+        made_of = () if moving else tuple({p: None for _, t, storage in given for p in self._in(t, storage)})
+        # A mask stays one where it is turned into floats, joined with others or filled with probabilities.
+        is_mask = moving <= self._chosen.keys()
+        sizes = {t.numel() for _, t, storage in given if storage in moving and storage in self._chosen}
         for tensor in filter(_is_plain, returned):
             storage = tensor.untyped_storage()._cdata
-            if is_moving:
+            if moving:
                 self._moving.add(storage)
             elif storage not in self._moving:
                 self._made_of.setdefault(storage, made_of)
-            if chosen and _is_index(tensor):
+            if chosen and (is_mask or _is_index(tensor) or tensor.numel() in sizes):
                 self._chosen[storage] = tuple({id(c): c for c in (*self._chosen.get(storage, ()), *chosen)}.values())
+
+    def read(self, calls: list[ModuleCall], call: int, tensor: torch.Tensor) -> None:
+        """Note that the program read values of `tensor`: where it goes by them ends nowhere to be seen."""
+        for choice in self._chosen.get(tensor.untyped_storage()._cdata, ()):
+            self._keep(calls, call, choice)
+            choice.last = None
+
+    def _keep(self, calls: list[ModuleCall], call: int, choice: Choice) -> None:
+        choice.call = _common(calls, choice.call, call)
+        self._kept[choice.entry] = choice
 
     def forget(self, storage: int) -> None:
         """Drop a storage that died: its address may come up again."""
@@ -135,5 +149,4 @@ def choice_of(
     if dim is None and packet == "multinomial":
         dim = -1
     span = x.numel() if dim is None else x.shape[dim] if x.dim() and isinstance(dim, int) else 1
-    return Choice(entry, x.numel() // span, call), returned[place]
-
+    return Choice(entry, x.numel() // span, call, entry), returned[place]
