@@ -51,7 +51,7 @@ def active_parameters(record: Record) -> int:
     for index, share in shares.items():
         size = record.parameters[index].elements
         active = share.amount / sum(tokens[block] for block in share.blocks)
-        saved += max(size - active, 0)
+        saved += max(size - active, Fraction(0))
     paths = {record.modules[block].path for block in tokens}
     idle = (p for index, p in owned.items() if index not in used and _is_below(p, paths))
     return round(total - saved - sum(parameter.elements for parameter in idle))
