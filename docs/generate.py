@@ -54,11 +54,11 @@ def benchmarks(text: str) -> str:
 PARAMETERS = {
     "params": "elements of all parameters, each tensor once",
     "trainable_params": "those of them that ask for a gradient",
-    "active_params": "the parameters that one token uses in the forward, on average: every parameter counts whole, but in"
-    " a block where the model's own choice (top-k, argmax) says what runs, a parameter counts by the share of the tokens"
-    " chosen for that go through it, by the rows of the operations that take it: k of E experts of one size are k E-ths"
-    " of their parameters. Tables to look up in (embeddings) count whole, and so does what also runs outside of such a"
-    " block. Equal to `params` where nothing is routed",
+    "active_params": "the parameters that one token uses in the forward, on average: every parameter counts whole, but"
+    " in a block where the model's own choice (top-k, argmax) says what runs, a parameter counts by the share of the"
+    " tokens chosen for that go through it, by the rows of the operations that take it: k of E experts of one size are"
+    " k E-ths of their parameters. Tables to look up in (embeddings) count whole, and so does what also runs outside of"
+    " such a block. Equal to `params` where nothing is routed",
     "buffers": "elements of all buffers, each tensor once",
 }
 

@@ -111,9 +111,11 @@ def dispatched(net: Any, x: Tensor) -> Tensor:
     probabilities = net.gate(rows).softmax(-1)
     mask = F.one_hot(probabilities.topk(2)[1], 4).sum(1)
     places = F.one_hot((mask.cumsum(0) - 1).clamp(0, 4), 5) * mask[:, :, None]
-    sent = torch.einsum("tec,td->ecd", places.float(), rows)
+    masks = places.float()
+    back = masks * probabilities[:, :, None]
+    sent = torch.einsum("tec,td->ecd", masks, rows)
     made = torch.baddbmm(net.bias[:, None], sent, net.stack)
-    return torch.einsum("tec,ecd->td", places.float() * probabilities[:, :, None], made)
+    return torch.einsum("tec,ecd->td", back, made)
 
 
 def stacked(net: Any, x: Tensor) -> Tensor:
@@ -274,6 +276,34 @@ def test_block_deep_in_a_model_beside_what_runs_for_all() -> None:
     totals = analyze(model, (10,), input_dtype="int64").totals()
     assert totals["active_params"] == 400 + 2 * 16 + 2 * (GATE + 2 * SQUARE) + 450
     assert totals["params"] == 400 + 2 * 16 + 2 * (GATE + 4 * SQUARE) + 450
+
+
+def test_tables_in_a_block_count_whole() -> None:
+    """One embedding of 50 x 8 is looked up for the experts, and one of 4 x 8 by the choice itself."""
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        rows = x.flatten(0, 1)
+        chosen = net.gate(rows).argmax(-1)
+        told = rows + net.table(chosen) + net.places(torch.arange(10))
+        out = torch.zeros_like(rows)
+        for number, expert in enumerate(net.experts):
+            row = torch.where(chosen == number)[0]
+            out[row] = expert(told[row])
+        return out
+
+    model = Net(run, gate=gate(), table=nn.Embedding(4, 8), places=nn.Embedding(50, 8), experts=experts())
+    assert active(model, 10, 8)[1] == GATE + 4 * 8 + 50 * 8 + SQUARE
+
+
+def test_mixture_of_a_second_text_is_found() -> None:
+    """What a second embedding puts out hangs on the input, too: each text has an embedding, 50 x 8, and a mixture."""
+
+    def run(net: Any, ids: Tensor) -> Tensor:
+        return torch.stack([block(net.tokens(ids)) for block in net.blocks])
+
+    blocks = nn.ModuleList(Net(looped, gate=gate(), experts=experts()) for _ in range(2))
+    totals = analyze(Net(run, tokens=nn.Embedding(50, 8), blocks=blocks), (10,), input_dtype="int64").totals()
+    assert totals["active_params"] == 400 + 2 * (GATE + 2 * SQUARE)
 
 
 # ---- choices that route nothing

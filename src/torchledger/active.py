@@ -24,9 +24,8 @@ from fractions import Fraction
 
 from torchledger.pricing import convention
 from torchledger.pricing.convention import Convention, State
-from torchledger.record import Choice, Operation, ParameterInfo, Record, Routing, TensorRef
+from torchledger.record import TABLES, Choice, Operation, ParameterInfo, Record, Routing, TensorRef
 
-_TABLES = frozenset({"embedding", "embedding_bag"})
 # Products that add an input of this name, a bias, to what they multiply.
 _ADDED = {"addmm": "self", "addmv": "self", "addbmm": "self", "baddbmm": "self"}
 
@@ -96,7 +95,7 @@ def _shares(record: Record, routing: Routing) -> tuple[dict[int, _Share], dict[i
 def _amount(operation: Operation, place: int, full: Convention) -> int | None:
     """Return m for an operation's input: macs of what it multiplies by, else elements put out; None: not known."""
     price = full.price(operation)
-    if price.state is State.UNKNOWN or operation.name in _TABLES or not operation.outputs:
+    if price.state is State.UNKNOWN or operation.name in TABLES or not operation.outputs:
         return None
     given = operation.arguments.get(_ADDED.get(operation.name, "bias"))
     is_added = isinstance(given, TensorRef) and given.index == place

@@ -19,6 +19,8 @@ FORMAT = "torchledger ledger"
 LARGEST = 2**64  # no size, count or scalar of torch's reaches it, and sums of what is below stay printable
 LONGEST_REASON = 200  # characters that a message quotes of a damaged ledger
 
+TABLES = frozenset({"embedding", "embedding_bag"})  # operations that look rows up in a table of parameters
+
 Shape = tuple[int, ...]
 Phase = Literal["forward", "backward", "optimizer"]
 StorageKind = Literal["parameter", "buffer", "input", "constant", "activation", "gradient", "optimizer"]

@@ -38,7 +38,7 @@ from torchledger.capture.shape_rules import RULES
 from torchledger.capture.shapes import Memo, Output, Template, classify
 from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
-from torchledger.record import Allocation, Entry, Operation, Phase, Record, StorageKind, TensorInfo
+from torchledger.record import TABLES, Allocation, Entry, Operation, Phase, Record, StorageKind, TensorInfo
 
 META = torch.device("meta")
 
@@ -453,7 +453,9 @@ class Recorder(TorchDispatchMode):
                 storages_of([t for t in given if t.layout == torch.strided]) if storages is None else storages
             )
         elif self.phase == "forward":
-            self.routes.follow(self.record.calls, self.scopes.current, len(self.record.entries), given, returned)
+            is_table = self.record.operations[place].name in TABLES
+            entry = len(self.record.entries)
+            self.routes.follow(self.record.calls, self.scopes.current, entry, given, returned, is_table)
         for output, tensor in zip(outputs, returned, strict=True):
             if output.source is None and tensor.layout == torch.strided:
                 self.born(tensor)

@@ -61,26 +61,34 @@ class Routes:
         entry: int | None,
         tensors: list[torch.Tensor],
         returned: list[torch.Tensor],
+        is_table: bool = False,
     ) -> None:
-        """Bring all this up to date with an operation that ran in `call`, as `entry` where it is booked."""
+        """Bring all this up to date with an operation that ran in `call`, as `entry` where it is booked.
+
+        `is_table`: it looks rows up in a table (`TABLES`).
+        """
         given = [(place, t, t.untyped_storage()._cdata) for place, t in enumerate(tensors) if _is_plain(t)]
-        # Whole numbers say which elements of a parameter are taken, and so do not make what is taken moving.
-        deciding = [storage for _, tensor, storage in given if not _is_index(tensor)] or [s for _, _, s in given]
-        moving = self._moving.intersection(deciding)
+        # What a choice picks out of a parameter is still a part of it; what is looked up in a table is not.
+        deciding = {storage for _, tensor, storage in given if not _is_index(tensor)}
+        others = {storage for _, tensor, storage in given if _is_index(tensor)}
+        if deciding:
+            others -= self._chosen.keys()
+        moving = self._moving & (deciding | others)
+        is_moving = bool(moving) or is_table
         chosen = tuple({id(c): c for _, _, storage in given for c in self._chosen.get(storage, ())}.values())
         if entry is not None:
             for choice in chosen:
                 self._keep(calls, call, choice)
                 choice.last = entry if choice.last is not None else None
-            if moving:
+            if is_moving:
                 self._uses += [Use(entry, place, p) for place, t, storage in given for p in self._in(t, storage)]
-        made_of = () if moving else tuple({p: None for _, t, storage in given for p in self._in(t, storage)})
+        made_of = () if is_moving else tuple({p: None for _, t, storage in given for p in self._in(t, storage)})
         # A mask stays one where it is turned into floats, joined with others or filled with probabilities.
-        is_mask = moving <= self._chosen.keys()
+        is_mask = not is_table and moving <= self._chosen.keys()
         sizes = {t.numel() for _, t, storage in given if storage in moving and storage in self._chosen}
         for tensor in filter(_is_plain, returned):
             storage = tensor.untyped_storage()._cdata
-            if moving:
+            if is_moving:
                 self._moving.add(storage)
             elif storage not in self._moving:
                 self._made_of.setdefault(storage, made_of)
