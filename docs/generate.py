@@ -51,6 +51,18 @@ def benchmarks(text: str) -> str:
     return filled(text, "bench", "table", "\n" + "\n".join(lines) + "\n")
 
 
+PARAMETERS = {
+    "params": "elements of all parameters, each tensor once",
+    "trainable_params": "those of them that ask for a gradient",
+    "active_params": "the parameters that one token uses in the forward, on average: every parameter counts whole, but"
+    " in a block where the model's own choice (top-k, argmax) says what runs, a parameter counts by the share of the"
+    " tokens chosen for that go through it, by the rows of the operations that take it: k of E experts of one size are"
+    " k E-ths of their parameters. Tables to look up in (embeddings) count whole, and so does what also runs outside of"
+    " such a block. Equal to `params` where nothing is routed",
+    "buffers": "elements of all buffers, each tensor once",
+}
+
+
 def conventions() -> str:
     """Return docs/conventions.md: every rule of every convention."""
     lines = [
@@ -61,6 +73,14 @@ def conventions() -> str:
         "`scaled_dot_product_attention`); in place (`relu_`) it is priced as the plain form. n is the number of",
         "elements that a row or a result is made of. Inputs are read once: what comes twice, and a dimension of",
         "stride 0, counts once, and what is only written to is not read.",
+        "",
+        "## Parameters",
+        "",
+        "The same under every convention, in `totals()`:",
+        "",
+        "| name | what it counts |",
+        "| --- | --- |",
+        *(f"| `{name}` | {meaning} |" for name, meaning in PARAMETERS.items()),
     ]
     for convention in CONVENTIONS.values():
         lines += ["", f"## {convention.name}", "", f"{convention.summary[0].upper()}{convention.summary[1:]}.", ""]
