@@ -7,7 +7,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -146,13 +146,26 @@ def test_published_parameters_say_which_form_of_a_model_counts(coverage: ModuleT
 # --- against real runs ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def real_run() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("real_run", SCRIPT.with_name("real_run.py"))
+def beside(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPT.with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def real_run() -> ModuleType:
+    return beside("real_run")
+
+
+def test_vocabulary_is_cut_where_its_padding_token_stays() -> None:
+    def cut(size: int, padding: int | None) -> dict[str, int]:
+        config = SimpleNamespace(vocab_size=size, pad_token_id=padding)
+        return dict(beside("hf_models")._smaller(config))
+
+    assert cut(50_257, None) == cut(50_257, 32_767) == {"vocab_size": 32_768}
+    assert cut(50_257, 32_768) == cut(32_768, None) == {}
 
 
 def test_a_type_of_transformers_agrees_with_its_real_run(tmp_path: Path) -> None:
