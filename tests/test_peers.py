@@ -1,0 +1,149 @@
+"""The comparison with other counters: what counts as agreement, what is seen of a changed model, what is run again."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benchmarks" / "peers.py"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    return __import__
+
+
+def run(path: Path, *arguments: object) -> list[dict[str, str]]:
+    command = [sys.executable, str(SCRIPT), "--output", str(path), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with path.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_agreement(script: Callable[[str], ModuleType]) -> None:
+    agreement = script("peers").agreement
+    # a quarter too many may be biases and norms; what is missing is missing
+    assert [agreement(n, 480, 0.0, 0.25) for n in (480, 540, 600, 601, 479)] == [
+        *("exact", "close +12.50%", "close +25.00%", "+25.21%", "-0.21%")
+    ]
+    assert [agreement(n, 1e9, 0.01, 0.01) for n in (0.991e9, 1.02e9)] == ["close -0.90%", "+2.00%"]
+    assert (agreement(3, 0, 0.0, 0.25), agreement(3, None, 0.0, 0.25)) == ("3 for 0", "")
+
+
+def test_verdict_tells_silence_from_a_word(script: Callable[[str], ModuleType]) -> None:
+    verdict, row = script("peers").verdict, {"state": "ok", "left_out": ""}
+    assert verdict(row | {"agreement": "close +1.00%"}) == "close"
+    assert verdict(row | {"agreement": "-50.00%"}) == "apart"
+    assert verdict(row | {"agreement": "-50.00%", "left_out": "aten::lstm"}) == "apart, and said so"
+    assert verdict({"state": "failed"}) == "failed"
+
+
+def hook(model: nn.Module) -> None:
+    model.conv.register_forward_pre_hook(lambda *_: None)
+
+
+def patch_class(model: nn.Module) -> None:
+    nn.ReLU.__call__ = lambda self, x: x
+
+
+def fill_grad(model: nn.Module) -> None:
+    model.head.weight.grad.add_(1)
+
+
+CHANGES: dict[str, Callable[..., object]] = {
+    "state_dict keys (+total_ops)": lambda model: model.register_buffer("total_ops", torch.zeros(1)),
+    "state_dict values (running_mean)": lambda model: model.norm.running_mean.add_(1),
+    "buffers (scale)": lambda model: model.scale.add_(1),
+    "training flags (conv)": lambda model: model.conv.train(),
+    "training flags (model)": lambda model: setattr(model, "training", not model.training),
+    "requires_grad (weight, bias)": lambda model: model.conv.requires_grad_(),
+    "grads (weight)": fill_grad,
+    "hooks (_forward_pre_hooks)": hook,
+    "attributes (+flops)": lambda model: setattr(model.conv, "flops", 1),
+    "attributes (raises)": lambda model: setattr(model, "raises", not model.raises),
+    "classes (+__call__)": patch_class,
+    "functions of torch (linear)": lambda _: setattr(torch.nn.functional, "linear", torch.nn.functional.bilinear),
+    "grad mode (enabled)": lambda _: torch.set_grad_enabled(False),
+    "random state (torch)": lambda _: torch.rand(1),
+}
+
+
+@pytest.mark.parametrize("expected", CHANGES)
+def test_each_change_is_seen(expected: str, script: Callable[[str], ModuleType]) -> None:
+    model, _, _ = script("peer_cases").used("train")
+    attempted, linear = script("untouched").attempted, torch.nn.functional.linear
+    try:
+        assert attempted(model, lambda: 1) == (1, None, [])
+        _, raised, changes = attempted(model, lambda: CHANGES[expected](model))
+    finally:
+        torch.nn.functional.linear = linear
+        torch.set_grad_enabled(True)
+        if "__call__" in vars(nn.ReLU):
+            del nn.ReLU.__call__
+    assert raised is None and expected in changes
+
+
+def test_a_failure_is_kept_with_what_it_left(script: Callable[[str], ModuleType]) -> None:
+    model, inputs, _ = script("peer_cases").used("raises")
+    _, raised, changes = script("untouched").attempted(model, lambda: model(*inputs))
+    assert str(raised) == "told to"
+    # the forward got as far as the norm that learns; nothing else of the model has moved
+    assert changes == [f"{aspect} (running_mean, running_var, num_batches_tracked)" for aspect in VALUES]
+
+
+VALUES = ("state_dict values", "buffers")
+
+
+def test_keywords_are_passed_by_position(script: Callable[[str], ModuleType]) -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor, *, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+            return x * scale + shift
+
+    one, two, three = torch.ones(1), torch.full((1,), 2.0), torch.full((1,), 3.0)
+    model, inputs = script("peer_calls").positional(Net(), (two,), {"scale": three, "shift": one})
+    assert model(*inputs).item() == model(packed=inputs).item() == 2 * 3 + 1
+
+
+def test_total_of_torchstat_is_read(script: Callable[[str], ModuleType]) -> None:
+    table = "name   params memory(MB)    MAdd    Flops\ntotal      72234.0   0.08  539,990.0  280,800.0    316840.0\n"
+    assert script("peer_calls").read_torchstat(table) == 280800
+    with pytest.raises(RuntimeError, match="no total"):
+        script("peer_calls").read_torchstat("nothing")
+
+
+def test_results_are_taken_up_again(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    path, wanted = tmp_path / "peers.csv", ("--peer", "FlopCounterMode", "--case", "eval")
+    (row,) = run(path, *wanted)
+    # 30 x 30 outputs of 8 channels, 3 x 3 x 3 each; 8 features by 10
+    assert [row[name] for name in ("group", "state", "macs", "agreement", "changed")] == [
+        *("untouched", "ok", str(900 * 8 * 27 + 80), "exact", "")
+    ]
+    text = path.read_text()
+    path.write_text(text.replace(row["seconds"], "123"))
+    assert run(path, *wanted)[0]["seconds"] == "123", "made with the same versions: not run again"
+    path.write_text(text.replace(row["seconds"], "123").replace("torch 2", "torch 1"))
+    assert run(path, *wanted)[0]["seconds"] != "123", "made with other versions"
+
+
+def test_a_pair_that_takes_too_long_or_ends_its_process_fails(
+    tmp_path: Path, script: Callable[[str], ModuleType]
+) -> None:
+    pytest.importorskip("torchvision")
+    (row,) = run(tmp_path / "peers.csv", "--peer", "FlopCounterMode", "--case", "eval", "--seconds", 0)
+    assert (row["state"], row["error"]) == ("failed", "took more than 0 s")
+    alone = script("peers").alone
+    assert alone(lambda: os._exit(3), 20)["error"] == "its process ended without a word"
+    assert alone(lambda: {"state": str(1 // 0)}, 20)["error"].startswith("ZeroDivisionError: ")
