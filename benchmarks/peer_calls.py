@@ -115,24 +115,30 @@ def fvcore_contractions(model: nn.Module, inputs: Inputs, keywords: Keywords) ->
 
 
 def ptflops(backend: str) -> Callable[[nn.Module, Inputs, Keywords], Count]:
-    """It takes the size of one sample, or what makes one input or a dict of inputs by name."""
+    """It takes the size of one sample, or what makes one input or a dict of inputs by name.
+
+    Of one input with several samples its `pytorch` back end gives a mean over some of what it counts: packed in a dict
+    they are counted as they are.
+    """
 
     def call(model: nn.Module, inputs: Inputs, keywords: Keywords) -> Count:
         from ptflops import get_model_complexity_info
 
-        size, samples = image(inputs, keywords) or (1, 1), 1
-        options: dict[str, Any] = {"as_strings": False, "print_per_layer_stat": True, "verbose": True}
-        if len(inputs) != 1 or keywords:
-            packed = (*inputs, *keywords.values())
+        # where it prints is bound when it is imported
+        options: dict[str, Any] = {
+            "as_strings": False,
+            "print_per_layer_stat": True,
+            "verbose": True,
+            "ost": sys.stdout,
+        }
+        size = image(inputs, keywords)
+        if size is None or len(size) < 3 or size[0] != 1:
+            packed, size = (*inputs, *keywords.values()), (1, 1)
             model, options["input_constructor"] = Around(model, keywords), lambda _: {"packed": packed}
-        elif image(inputs, keywords) is None or size[0] != 1:
-            options["input_constructor"] = lambda _: inputs[0]
-            if backend == "pytorch":  # gives the mean of the samples
-                samples = len(inputs[0])
         macs, _ = get_model_complexity_info(model, size[1:], backend=backend, **options)
         if macs is None:
             raise RuntimeError("gave None in place of a number")
-        return Count(macs * samples)
+        return Count(macs)
 
     return call
 
@@ -282,13 +288,14 @@ PEERS = (
     ),
 )  # fmt: skip
 
-# What counters print of modules and operations that they have no rule for.
-SAYS = re.compile(r"not supported|unsupported|zero-op|cannot find rule|treat(ed)? (it )?as zero", re.IGNORECASE)
+# What ptflops, thop and torchstat print of modules and operations that they have no rule for.
+SAYS = re.compile(r"is treated as a zero-op|cannot find rule|^\[\w+\]: \w+ is not supported!", re.IGNORECASE)
 
 
 def said(printed: str) -> str:
-    """Return the lines that say something is not counted, each once."""
-    return "; ".join(dict.fromkeys(line.strip() for line in printed.splitlines() if SAYS.search(line)))
+    """Return the lines that say something of the model is not counted, each once."""
+    lines = (line.strip() for line in printed.splitlines() if SAYS.search(line) and Around.__name__ not in line)
+    return "; ".join(dict.fromkeys(lines))
 
 
 def prepare() -> None:

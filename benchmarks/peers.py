@@ -26,6 +26,7 @@ import select
 import signal
 import time
 import tomllib
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,7 +69,7 @@ def outcome(peer: Peer, case: Case, built: Built) -> Row:
     row = {"changed": "; ".join(changed)}
     if raised is not None:
         swallowed = re.search(r"because of the following exception: \n(.*)", printed.getvalue())
-        return row | {"error": swallowed[1] if swallowed else said_by(raised)}
+        return row | {"error": re.sub(r"<class '(\S+)'>", r"\1", swallowed[1]) if swallowed else said_by(raised)}
     left_out = count.left_out or peer_calls.said(printed.getvalue())
     row |= {"state": "ok", "macs": f"{count.macs:.10g}" if count.macs % 1 else str(int(count.macs))}
     return row | {"agreement": agreement(count.macs, case.macs, case.under, case.over), "left_out": shortened(left_out)}
@@ -96,9 +97,12 @@ def agreement(macs: float, expected: float | None, under: float, over: float) ->
 
 
 def said_by(error: BaseException) -> str:
-    """Return an error in one line, without the folder that packages happen to lie in."""
-    text = " ".join(str(error).split())
-    return shortened(f"{type(error).__name__}: {re.sub(r'/[^ ]*/(?:site-packages|src)/', '', text)}")
+    """Return what is at the root of an error in one line, without addresses and the folder that packages lie in."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r"/[^ ]*/(?:site-packages|src|benchmarks)/|(?<= at) 0x[0-9a-f]+", "", " ".join(str(error).split()))
+    text = text or str(traceback.extract_tb(error.__traceback__)[-1].line)
+    return shortened(f"{type(error).__name__}: {text}")
 
 
 def shortened(text: str, most: int = 200) -> str:
@@ -232,7 +236,7 @@ def versions_of(peer: Peer, catalog: Path) -> str:
     """Return the versions that a row hangs on, and a digest of the code that makes it."""
     code = hashlib.sha256()
     paths = [HERE / name for name in ("peer_calls.py", "peer_cases.py", "untouched.py")]
-    paths += sorted(catalog.parent.glob("*.py"))
+    paths += [path for path in sorted(catalog.parent.glob("*.py")) if not path.name.startswith("test_")]
     if peer.package == "torchledger":
         paths += sorted((HERE.parent / "src").rglob("*.py"))
     for path in paths:

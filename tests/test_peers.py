@@ -123,6 +123,14 @@ def test_total_of_torchstat_is_read(script: Callable[[str], ModuleType]) -> None
         script("peer_calls").read_torchstat("nothing")
 
 
+def test_words_about_what_is_left_out(script: Callable[[str], ModuleType]) -> None:
+    said = script("peer_calls").said
+    flops, zero = "[Flops]: Dropout is not supported!", "Warning: aten.relu operation is treated as a zero-op"
+    assert said(f"table\n{flops}\n{zero}\n{flops}\n") == f"{flops}; {zero}"
+    assert said("UserWarning: LSTM with projections is not supported with oneDNN") == ""
+    assert said("Warning: module Around is treated as a zero-op.") == "", "ours"
+
+
 def test_results_are_taken_up_again(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     path, wanted = tmp_path / "peers.csv", ("--peer", "FlopCounterMode", "--case", "eval")
