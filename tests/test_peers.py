@@ -43,11 +43,55 @@ def test_agreement(script: Callable[[str], ModuleType]) -> None:
 
 
 def test_verdict_tells_silence_from_a_word(script: Callable[[str], ModuleType]) -> None:
-    verdict, row = script("peers").verdict, {"state": "ok", "left_out": ""}
-    assert verdict(row | {"agreement": "close +1.00%"}) == "close"
-    assert verdict(row | {"agreement": "-50.00%"}) == "apart"
-    assert verdict(row | {"agreement": "-50.00%", "left_out": "aten::lstm"}) == "apart, and said so"
-    assert verdict({"state": "failed"}) == "failed"
+    peers, row = script("peers"), {"state": "ok", "left_out": ""}
+    said = {"exact": "exact", "close +1.00%": "close", "+25.21%": "more", "3 for 0": "more", "-50.00%": "fewer"}
+    assert {text: peers.verdict(row | {"agreement": text}) for text in said} == said
+    assert peers.verdict({"state": "failed"}) == "failed"
+    assert peers.in_silence(row | {"agreement": "-50.00%"})
+    assert not peers.in_silence(row | {"agreement": "-50.00%", "left_out": "aten::lstm"})
+    assert not peers.in_silence(row | {"agreement": "+50.00%"}), "more than there is may be a convention"
+
+
+def test_page_adds_up(tmp_path: Path, script: Callable[[str], ModuleType]) -> None:
+    """Each counter's modules and networks stand in one column each, and what it changed in the last."""
+    peers = script("peers")
+
+    def row(group: str, case: str, peer: str, agreement: str, **others: str) -> dict[str, str]:
+        blank = dict.fromkeys(peers.COLUMNS, "") | {"state": "ok" if agreement else "failed", "date": "2026-01-02"}
+        versions = {"versions": f"torch 2, {peer} 1 (abc)", "family": "calls" if group == "catalog" else ""}
+        return blank | versions | {"group": group, "case": case, "peer": peer, "agreement": agreement} | others
+
+    rows = [
+        *(row("catalog", f"m{n}", "torchledger", text) for n, text in enumerate(["exact"] * 5 + ["+30.00%"])),
+        *(row("catalog", f"m{n}", "thop", text) for n, text in enumerate(["exact", "close +9.00%", "+26.00%", ""])),
+        row("catalog", "m4", "thop", "-20.00%", left_out="aten::lstm"),
+        row("catalog", "m5", "thop", "-30.00%"),
+        row("torchvision", "net", "torchledger", "close -0.04%"),
+        row("torchvision", "net", "thop", "+8.76%"),
+        *(row("untouched", mode, "torchledger", "exact") for mode in ("eval", "train", "raises")),
+        row("untouched", "eval", "thop", "exact"),
+        *(row("untouched", mode, "thop", "exact", changed="training flags (conv)") for mode in ("train", "raises")),
+    ]
+    path = tmp_path / "peers.csv"
+    peers.write(path, rows)
+    lines = peers.page(path).splitlines()
+    # right, exact, more, fewer and said so, fewer in silence, no figure; the network; the model
+    assert "| 1 | torchledger | 5 | 5 | 1 | 0 | 0 | 0 | 1 | 0 | 0 | 0 | yes |" in lines
+    assert "| 2 | thop | 2 | 1 | 1 | 1 | 1 | 1 | 0 | 1 | 0 | 0 | in eval mode |" in lines
+    assert "| counter | calls (6) |" in lines and "| thop | 2 |" in lines
+    assert "- thop: In eval mode: nothing. Training, raising: training flags (conv)" in lines
+    assert "| net | 0.0 | +8.8 |" in lines
+    assert [line for line in lines if line.startswith("| m")][1:] == [
+        *("| m0 | = | = |", "| m1 | = | ≈ |", "| m2 | = | + |", "| m3 | = | × |", "| m4 | = | − |", "| m5 | + | ! |")
+    ]
+    assert "- Where torchledger is not exact: `m5` (+30.00%), of which it says: nothing." in lines
+
+
+def test_a_mask_of_activations_counts_what_runs(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    (row,) = run(tmp_path / "peers.csv", "--peer", "FlopCounterMode", "--case", "mask of activations")
+    # 10 rows by 8 by 8, then the 3 that are kept by 8 by 6
+    assert [row[name] for name in ("family", "macs", "agreement")] == ["values", str(640 + 144), "exact"]
 
 
 def hook(model: nn.Module) -> None:
