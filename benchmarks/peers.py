@@ -279,22 +279,30 @@ def write(path: Path, rows: Iterable[Row]) -> None:
     os.replace(temporary, path)
 
 
+def chosen(args: argparse.Namespace) -> list[Case]:
+    """Return the models that are asked for; torchvision is imported if it has one of them."""
+    import peer_cases
+
+    cases = peer_cases.catalog_cases(args.catalog)
+    networks = [name for name in peer_cases.FAMILIES if not args.case or name in args.case]
+    if networks or args.all:
+        peer_cases.import_torchvision()
+        cases += peer_cases.torchvision_cases(None if args.all else networks)
+    cases = [case for case in cases + peer_cases.untouched_cases() if not args.case or case.name in args.case]
+    if missing := set(args.case or ()).difference(case.name for case in cases):
+        raise SystemExit(f"no model is called {', '.join(sorted(missing))}: {args.output} has their names under `case`")
+    return cases
+
+
 def run(args: argparse.Namespace) -> None:
     """Run the pairs that have no row of these versions yet."""
-    import peer_cases
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     torch.set_num_threads(1)
-    peer_cases.import_torchvision()
-    networks = None if args.all else peer_cases.FAMILIES
-    cases = [
-        *peer_cases.catalog_cases(args.catalog),
-        *peer_cases.torchvision_cases(networks),
-        *peer_cases.untouched_cases(),
-    ]
-    cases = [case for case in cases if not args.case or case.name in args.case]
+    importlib.import_module("torch._dynamo")  # it wraps functions of torch then: no doing of the counter that needs it
+    cases = chosen(args)
     rows = {key: dict.fromkeys(COLUMNS, "") | row for key, row in read(args.output).items()}
     wanted: dict[str, list[Case]] = {}
     now = {}
@@ -310,14 +318,16 @@ def run(args: argparse.Namespace) -> None:
         kept = {case.name for case in cases if case.group == "catalog"}
         rows = {key: row for key, row in rows.items() if key[0] != "catalog" or key[1] in kept}
     family = families(cases)
-    places = {(case.group, case.name): place for place, case in enumerate(cases)}
+    named, there = [(case.group, case.name) for case in cases], [key[:2] for key in rows]
+    places = {key: place for place, key in enumerate(dict.fromkeys(there + named if args.case else named + there))}
     order = {peer.name: place for place, peer in enumerate(PEERS)}
 
     def put() -> None:
         for (group, name, _), row in rows.items():
             row["family"] = family.get(name, row["family"]) if group == "catalog" else ""
-        ordered = sorted(rows, key=lambda key: (places.get(key[:2], len(places)), key[:2], order.get(key[2], 99)))
-        write(args.output, (rows[key] for key in ordered))
+        write(
+            args.output, (rows[key] for key in sorted(rows, key=lambda key: (places[key[:2]], order.get(key[2], 99))))
+        )
 
     columns = (TextColumn("{task.description:<50}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # without a thread of its own: processes are forked while it is shown

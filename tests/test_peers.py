@@ -88,7 +88,6 @@ def test_page_adds_up(tmp_path: Path, script: Callable[[str], ModuleType]) -> No
 
 
 def test_a_mask_of_activations_counts_what_runs(tmp_path: Path) -> None:
-    pytest.importorskip("torchvision")
     (row,) = run(tmp_path / "peers.csv", "--peer", "FlopCounterMode", "--case", "mask of activations")
     # 10 rows by 8 by 8, then the 3 that are kept by 8 by 6
     assert [row[name] for name in ("family", "macs", "agreement")] == ["values", str(640 + 144), "exact"]
@@ -176,7 +175,6 @@ def test_words_about_what_is_left_out(script: Callable[[str], ModuleType]) -> No
 
 
 def test_results_are_taken_up_again(tmp_path: Path) -> None:
-    pytest.importorskip("torchvision")
     path, wanted = tmp_path / "peers.csv", ("--peer", "FlopCounterMode", "--case", "eval")
     (row,) = run(path, *wanted)
     # 30 x 30 outputs of 8 channels, 3 x 3 x 3 each; 8 features by 10
@@ -190,10 +188,25 @@ def test_results_are_taken_up_again(tmp_path: Path) -> None:
     assert run(path, *wanted)[0]["seconds"] != "123", "made with other versions"
 
 
+def test_a_model_run_alone_keeps_its_place(tmp_path: Path, script: Callable[[str], ModuleType]) -> None:
+    path, peers = tmp_path / "peers.csv", script("peers")
+    names = ("torchvision", "alexnet"), ("untouched", "train"), ("catalog", "matmul")
+    blank = dict.fromkeys(peers.COLUMNS, "") | {"peer": "FlopCounterMode"}
+    peers.write(path, [blank | {"group": group, "case": case} for group, case in names])
+    rows = run(path, "--peer", "FlopCounterMode", "--case", "train")
+    assert [(row["group"], row["case"]) for row in rows] == [*names]
+    assert [row["state"] for row in rows] == ["", "ok", ""]
+
+
+def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--output", str(tmp_path / "peers.csv"), "--case", "lstm"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.startswith("no model is called lstm: ")) == (1, True)
+
+
 def test_a_pair_that_takes_too_long_or_ends_its_process_fails(
     tmp_path: Path, script: Callable[[str], ModuleType]
 ) -> None:
-    pytest.importorskip("torchvision")
     (row,) = run(tmp_path / "peers.csv", "--peer", "FlopCounterMode", "--case", "eval", "--seconds", 0)
     assert (row["state"], row["error"]) == ("failed", "took more than 0 s")
     alone = script("peers").alone
