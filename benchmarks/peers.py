@@ -384,6 +384,8 @@ NOTES = {
     "torchinfo": "It books a linear layer once a sample, however many rows a sample has.",
     "fvcore": "It counts norms and leaves fused attention out. In the catalog's encoder layers the two happen to be "
     "equal, so that their sums are exact.",
+    "ptflops aten": "It adds biases.",
+    "thop": "With `report_missing=True` it names the modules that it has no rule for; by default it does not.",
     "FlopCounterMode": "It watches a forward that its user runs: what changes in train mode, a forward changes.",
     "calflops": "It imports transformers, which it does not ask for when it is installed.",
     "torchlens": "It keeps torch's functions wrapped after the first call, and refuses processes of multiprocessing.",
