@@ -242,7 +242,7 @@ PEERS = (
     Peer(
         "ptflops aten", "ptflops", ptflops("aten"), PTFLOPS.format("'aten'"),
         "https://github.com/sovrasov/flops-counter.pytorch",
-        "multiply-adds of matrix products and convolutions (the back end that its README recommends)",
+        "multiply-adds of matrix products and convolutions, with biases (the back end that its README recommends)",
     ),
     Peer(
         "ptflops pytorch", "ptflops", ptflops("pytorch"), PTFLOPS.format("'pytorch'"),

@@ -246,11 +246,12 @@ def installed(package: str) -> str:
         return ""
 
 
-def versions_of(peer: Peer, catalog: Path) -> str:
-    """Return the versions that a row hangs on, and a digest of the code that makes it."""
+def versions_of(peer: Peer, group: str, catalog: Path) -> str:
+    """Return the versions that a row of a group hangs on, and a digest of the code that makes it."""
     code = hashlib.sha256()
     paths = [HERE / name for name in ("peer_calls.py", "peer_cases.py", "untouched.py")]
-    paths += [path for path in sorted(catalog.parent.glob("*.py")) if not path.name.startswith("test_")]
+    if group == "catalog":
+        paths += [path for path in sorted(catalog.parent.glob("*.py")) if not path.name.startswith("test_")]
     if peer.package == "torchledger":
         paths += sorted((HERE.parent / "src").rglob("*.py"))
     for path in paths:
@@ -305,14 +306,14 @@ def run(args: argparse.Namespace) -> None:
     cases = chosen(args)
     rows = {key: dict.fromkeys(COLUMNS, "") | row for key, row in read(args.output).items()}
     wanted: dict[str, list[Case]] = {}
-    now = {}
+    now: dict[tuple[str, str], str] = {}
     for peer in PEERS:
         if (args.peer and peer.name not in args.peer) or not installed(peer.package):
             continue
-        now[peer.name] = versions_of(peer, args.catalog)
+        now |= {(peer.name, group): versions_of(peer, group, args.catalog) for group in {case.group for case in cases}}
         for case in cases:
             row = rows.get((case.group, case.name, peer.name))
-            if args.again or row is None or row["versions"] != now[peer.name]:
+            if args.again or row is None or row["versions"] != now[peer.name, case.group]:
                 wanted.setdefault(peer.name, []).append(case)
     if args.catalog.exists() and not args.case:  # what the catalog no longer has
         kept = {case.name for case in cases if case.group == "catalog"}
@@ -334,7 +335,7 @@ def run(args: argparse.Namespace) -> None:
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:
         task = bar.add_task("pairs", total=sum(map(len, wanted.values())))
         for peer, case, result in run_all(wanted, args.seconds):
-            stamp = {"date": date.today().isoformat(), "versions": now[peer.name]}
+            stamp = {"date": date.today().isoformat(), "versions": now[peer.name, case.group]}
             key = (case.group, case.name, peer.name)
             blank = dict.fromkeys(COLUMNS, "") | {"state": "failed"} | stamp
             rows[key] = blank | dict(zip(("group", "case", "peer"), key, strict=True)) | result
@@ -384,7 +385,6 @@ NOTES = {
     "torchinfo": "It books a linear layer once a sample, however many rows a sample has.",
     "fvcore": "It counts norms and leaves fused attention out. In the catalog's encoder layers the two happen to be "
     "equal, so that their sums are exact.",
-    "ptflops aten": "It adds biases.",
     "thop": "With `report_missing=True` it names the modules that it has no rule for; by default it does not.",
     "FlopCounterMode": "It watches a forward that its user runs: what changes in train mode, a forward changes.",
     "calflops": "It imports transformers, which it does not ask for when it is installed.",
