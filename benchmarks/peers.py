@@ -281,13 +281,14 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 
 
 def chosen(args: argparse.Namespace) -> list[Case]:
-    """Return the models that are asked for; torchvision is imported if it has one of them."""
+    """Return the models that are asked for; torchvision is imported wherever it is, as some counters import it."""
     import peer_cases
 
     cases = peer_cases.catalog_cases(args.catalog)
     networks = [name for name in peer_cases.FAMILIES if not args.case or name in args.case]
-    if networks or args.all:
+    if networks or args.all or installed("torchvision"):
         peer_cases.import_torchvision()
+    if networks or args.all:
         cases += peer_cases.torchvision_cases(None if args.all else networks)
     cases = [case for case in cases + peer_cases.untouched_cases() if not args.case or case.name in args.case]
     if missing := set(args.case or ()).difference(case.name for case in cases):
