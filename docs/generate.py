@@ -178,13 +178,23 @@ def script(folder: str, name: str) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where its dataclasses look for themselves
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(ROOT / folder))  # where it finds those that it imports
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / folder))
     return module
 
 
 def coverage() -> str:
     """Return docs/coverage.md, from the results that `make coverage` left."""
     page: str = script("benchmarks", "coverage").page()
+    return page
+
+
+def comparison() -> str:
+    """Return docs/comparison.md, from the results that `make peers` left."""
+    page: str = script("benchmarks", "peers").page()
     return page
 
 
@@ -235,6 +245,7 @@ def main() -> None:
     (ROOT / "docs" / "models.md").write_text(models(), encoding="utf-8")
     (ROOT / "docs" / "conventions.md").write_text(conventions(), encoding="utf-8")
     (ROOT / "docs" / "coverage.md").write_text(coverage(), encoding="utf-8")
+    (ROOT / "docs" / "comparison.md").write_text(comparison(), encoding="utf-8")
     page, rows = ROOT / "docs" / "degradation.md", (ROOT / "docs" / "degradation.csv").read_text(encoding="utf-8")
     text, picture = degradation(page.read_text(encoding="utf-8"), rows.splitlines())
     page.write_text(text, encoding="utf-8")
