@@ -4,6 +4,7 @@ PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python
 BIN := .venv/bin
 STAMP := .venv/.setup-complete
 LOG := .venv/setup.log
+PEERS := .venv-peers/.setup-complete
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
 RECENT := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 
@@ -11,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types layers format bench learn coverage docs wheel clean FORCE
+.PHONY: help setup demo test lint types layers format bench learn coverage peers docs wheel clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-15s %s\n' "$$name" "$$text"; done
@@ -76,6 +77,22 @@ coverage: setup  ## analyse every model of timm, torchvision and transformers (P
 	$(BIN)/python benchmarks/coverage.py hf || status=$$?; \
 	exit $$status
 
+peers: $(PEERS)  ## set torchledger beside other counters, in .venv-peers; goes on where it stopped
+	.venv-peers/peers/bin/python benchmarks/peers.py
+	.venv-peers/torchstat/bin/python benchmarks/peers.py
+
+# Everything is pinned in these files but what torch brings for one platform only. torchstat needs an old pandas.
+$(PEERS): benchmarks/peers_requirements.txt benchmarks/torchstat_requirements.txt
+	@echo "Setting up .venv-peers (a few minutes) ..."
+	@rm -rf .venv-peers && mkdir .venv-peers
+	@{ for name in peers torchstat; do \
+	    file=benchmarks/$${name}_requirements.txt; \
+	    "$(PYTHON)" -m venv .venv-peers/$$name \
+	    && .venv-peers/$$name/bin/python -m pip install -q "$$(grep '^torch==' $$file)" \
+	    && .venv-peers/$$name/bin/python -m pip install -q --no-deps -r $$file || exit 1; \
+	  done; } >.venv-peers/setup.log 2>&1 || { cat .venv-peers/setup.log >&2; echo "Set-up failed; see above." >&2; exit 1; }
+	@touch $@
+
 learn: setup  ## whether every network learns (some 17 minutes on one core)
 	$(BIN)/python benchmarks/learning.py
 
@@ -85,6 +102,6 @@ docs: setup  ## renew the pages of docs/, and README's tables and timings
 wheel: setup  ## build the wheel in dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
-clean:  ## remove what the targets made, except .venv
+clean:  ## remove what the targets made, except .venv and .venv-peers
 	rm -rf build demo dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

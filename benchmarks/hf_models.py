@@ -26,6 +26,7 @@ from typing import Any
 LAYERS = 2
 WIDTH = 512
 EXPERTS = 8
+VOCABULARY = 32_768  # a table of words costs memory, and no arithmetic
 SECONDS = 60  # a type
 TOKENS = 16  # of a text in the proof, which is about what goes in and not about how much
 DRAWN_BELOW = 200_000_000  # parameters: of more, the values are as they lie in memory
@@ -38,6 +39,7 @@ _WIDTHS = re.compile(
     r"((moe|shared_expert|expert|dense|encoder|decoder|mlp)_)*(intermediate_size|ffn_dim|ffn_hidden_size)|d_ff|n_inner"
 )
 _EXPERTS = re.compile(r"(num|n)_((local|routed)_)?experts|moe_num_experts|num_moe_experts")
+_VOCABULARIES = re.compile(r"([a-z0-9]+_)*vocab_size")
 
 _RESNET = {"model_type": "resnet", "out_features": ["stage2", "stage3", "stage4"]}
 # A rotation of half of each head, in three parts (GLM-4.1V's).
@@ -47,6 +49,16 @@ _HALF_ROTATED = {
 _ONE_STAGE = {"model_type": "resnet", "out_features": ["stage4"]}
 # What a type's default config leaves out, though its model does not run without: a published model's, or the least.
 FACTS: dict[str, dict[str, Any]] = {
+    # Published as vitmatte-small: the image has a fourth channel, for what is known of the matte.
+    "vitmatte": {
+        "fusion_hidden_sizes": [256, 128, 64, 32],  # a list: the default is a tuple, which its model cannot add to
+        "backbone_config.num_channels": 4,
+        "backbone_config.hidden_size": 384,
+        "backbone_config.num_attention_heads": 6,
+        "backbone_config.image_size": 512,
+        "backbone_config.out_features": ["stage12"],
+        "backbone_config.out_indices": [12],
+    },
     "detr": {"backbone_config": _ONE_STAGE},
     "conditional_detr": {"backbone_config": _ONE_STAGE},
     "dab-detr": {"backbone_config": _ONE_STAGE},
@@ -112,6 +124,8 @@ def _smaller(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield path + name, WIDTH
         elif _EXPERTS.fullmatch(name) and value > (few := _few_experts(config)):
             yield path + name, few
+        elif _VOCABULARIES.fullmatch(name) and value > VOCABULARY > (getattr(config, "pad_token_id", None) or 0):
+            yield path + name, VOCABULARY
     for name in getattr(config, "sub_configs", {}):
         inner = getattr(config, name, None)
         if hasattr(inner, "sub_configs"):

@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-LARGEST = 2_000_000_000  # parameters of a model that is run
 DRAWN = 1 << 26  # elements: larger parameters are tables of words, of which a run reads a few rows
 SPREAD = 0.02  # standard deviation of what is drawn for a parameter, as most models start with
 
@@ -71,6 +70,7 @@ def _lacking() -> dict[Any, Callable[..., int]]:
         "mkldnn_rnn_layer": _recurrent,
         "_grouped_mm": _raw(_grouped),
         "_cdist_forward": _distances,
+        "_euclidean_dist": lambda x, y, **_: _distances(x, y, 2.0),
         "mv": lambda a, b, **_: 2 * math.prod(a),
         "addmv": lambda added, a, b, **_: 2 * math.prod(a),
         "dot": lambda a, b, **_: 2 * a[0],
@@ -90,6 +90,21 @@ _NONE = re.compile(
     r"upsample|grid_sampl|detach|_convert|conv_tbc_|commit|multinomial|logit|smooth|mkldnn_reorder|unsafe_convert"
     r"|^dist$|comm|summ|drop"
 )
+
+
+class _Whole:
+    """Stands for the counter's own tracker, which tells modules apart.
+
+    That one asks what a module returns, and requires gradients, for its graph: a view of a parameter may have none.
+    """
+
+    parents = frozenset({"Global"})  # the name of the sum over all
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 class _Seen(TorchDispatchMode):
@@ -124,6 +139,7 @@ def count(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     torch.backends.mha.set_fastpath_enabled(False)  # one kernel that nothing can see into
     seen = _Seen()
     counter = FlopCounterMode(display=False, custom_mapping=LACKING)
+    counter.mod_tracker = _Whole()
     try:
         with torch.no_grad(), counter, seen:
             model(*args, **kwargs)

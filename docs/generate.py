@@ -51,6 +51,18 @@ def benchmarks(text: str) -> str:
     return filled(text, "bench", "table", "\n" + "\n".join(lines) + "\n")
 
 
+PARAMETERS = {
+    "params": "elements of all parameters, each tensor once",
+    "trainable_params": "those of them that ask for a gradient",
+    "active_params": "the parameters that one token uses in the forward, on average: every parameter counts whole, but"
+    " in a block where the model's own choice (top-k, argmax) says what runs, a parameter counts by the share of the"
+    " tokens chosen for that go through it, by the rows of the operations that take it: k of E experts of one size are"
+    " k E-ths of their parameters. Tables to look up in (embeddings) count whole, and so does what also runs outside of"
+    " such a block. Equal to `params` where nothing is routed",
+    "buffers": "elements of all buffers, each tensor once",
+}
+
+
 def conventions() -> str:
     """Return docs/conventions.md: every rule of every convention."""
     lines = [
@@ -61,6 +73,14 @@ def conventions() -> str:
         "`scaled_dot_product_attention`); in place (`relu_`) it is priced as the plain form. n is the number of",
         "elements that a row or a result is made of. Inputs are read once: what comes twice, and a dimension of",
         "stride 0, counts once, and what is only written to is not read.",
+        "",
+        "## Parameters",
+        "",
+        "The same under every convention, in `totals()`:",
+        "",
+        "| name | what it counts |",
+        "| --- | --- |",
+        *(f"| `{name}` | {meaning} |" for name, meaning in PARAMETERS.items()),
     ]
     for convention in CONVENTIONS.values():
         lines += ["", f"## {convention.name}", "", f"{convention.summary[0].upper()}{convention.summary[1:]}.", ""]
@@ -158,13 +178,23 @@ def script(folder: str, name: str) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where its dataclasses look for themselves
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(ROOT / folder))  # where it finds those that it imports
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / folder))
     return module
 
 
 def coverage() -> str:
     """Return docs/coverage.md, from the results that `make coverage` left."""
     page: str = script("benchmarks", "coverage").page()
+    return page
+
+
+def comparison() -> str:
+    """Return docs/comparison.md, from the results that `make peers` left."""
+    page: str = script("benchmarks", "peers").page()
     return page
 
 
@@ -215,6 +245,7 @@ def main() -> None:
     (ROOT / "docs" / "models.md").write_text(models(), encoding="utf-8")
     (ROOT / "docs" / "conventions.md").write_text(conventions(), encoding="utf-8")
     (ROOT / "docs" / "coverage.md").write_text(coverage(), encoding="utf-8")
+    (ROOT / "docs" / "comparison.md").write_text(comparison(), encoding="utf-8")
     page, rows = ROOT / "docs" / "degradation.md", (ROOT / "docs" / "degradation.csv").read_text(encoding="utf-8")
     text, picture = degradation(page.read_text(encoding="utf-8"), rows.splitlines())
     page.write_text(text, encoding="utf-8")

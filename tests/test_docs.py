@@ -32,6 +32,10 @@ def test_coverage_page_is_current() -> None:
     assert (ROOT / "docs" / "coverage.md").read_text(encoding="utf-8") == generator().coverage()
 
 
+def test_comparison_page_is_current() -> None:
+    assert (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8") == generator().comparison()
+
+
 def test_figures_and_page_of_the_networks_are_current() -> None:
     made = generator()
     assert made.FIGURES.read_text(encoding="utf-8") == made.figures()
@@ -127,8 +131,8 @@ def test_error_of_a_network_in_the_readme_is_the_real_one() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/conventions.md", "docs/coverage.md",
-        "docs/custom_operations.md", "docs/degradation.md", "docs/models.md",
+        "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/comparison.md", "docs/conventions.md",
+        "docs/coverage.md", "docs/custom_operations.md", "docs/degradation.md", "docs/models.md",
     ],
 )  # fmt: skip
 def test_links_lead_somewhere(name: str) -> None:

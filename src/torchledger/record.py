@@ -19,6 +19,8 @@ FORMAT = "torchledger ledger"
 LARGEST = 2**64  # no size, count or scalar of torch's reaches it, and sums of what is below stay printable
 LONGEST_REASON = 200  # characters that a message quotes of a damaged ledger
 
+TABLES = frozenset({"embedding", "embedding_bag"})  # operations that look rows up in a table of parameters
+
 Shape = tuple[int, ...]
 Phase = Literal["forward", "backward", "optimizer"]
 StorageKind = Literal["parameter", "buffer", "input", "constant", "activation", "gradient", "optimizer", "kernel"]
@@ -197,6 +199,38 @@ class Measurement:
     device: str
 
 
+@dataclass(slots=True)
+class Choice:
+    """What the model chose by its own values (top-k, argmax): the entry that chose, for how many `tokens`.
+
+    `call`: the smallest module call around all that goes by the choice. `last`: the last entry that does; None where
+    the program read what was chosen, and may go by it to the end of the call.
+    """
+
+    entry: int
+    tokens: int
+    call: int
+    last: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """An entry that takes a parameter (or what is made of parameters alone) as its input of this index."""
+
+    entry: int
+    input: int
+    parameter: int
+
+
+@dataclass(slots=True)
+class Routing:
+    """The choices of a run's forward, and the use of parameters from the first one on. `earlier`: those used before."""
+
+    choices: list[Choice]
+    uses: list[Use]
+    earlier: list[int]
+
+
 RowKey = tuple[str, str, int]
 
 
@@ -223,6 +257,7 @@ class Record:
     step: str | None = None  # of a training step: its loss and optimizer
     loss_at: int | None = None  # of a training step: entries booked when forward returned
     one_by_one: int | None = None  # most bytes of temporaries where the optimizer takes one parameter after another
+    routing: Routing | None = None  # where the model chose by its own values what runs
 
     def row_keys(self) -> list[RowKey]:
         """Return for each entry the row of the by-layer view that it belongs to.
@@ -283,6 +318,8 @@ class Record:
             "step": self.step,
             "loss_at": self.loss_at,
             "one_by_one": self.one_by_one,
+            # Where there is any: files of models without are as they were, and load everywhere.
+            **({} if self.routing is None else {"routing": _routing_to_json(self.routing)}),
         }
 
     @classmethod
@@ -378,6 +415,7 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
         step=_optional(str, data["step"]) if data["schema"] > 1 else None,
         loss_at=_optional(int, data["loss_at"]) if data["schema"] > 2 else None,
         one_by_one=_optional(int, data["one_by_one"]) if data["schema"] > 2 else None,
+        routing=_routing_from_json(data["routing"]) if "routing" in data else None,
     )
 
 
@@ -416,6 +454,25 @@ def _check_references(record: Record) -> None:
         aliases = [output.alias for output in operation.outputs if output.alias is not None]
         if any(not 0 <= index < count for index in [ref.index for ref in refs] + aliases + [*operation.repeated]):
             raise ValueError(f"operation {operation.name} refers to an input that it does not have")
+    if record.routing is not None:
+        _check_routing(record, record.routing)
+
+
+def _check_routing(record: Record, routing: Routing) -> None:
+    """Raise ValueError where a choice or the use of a parameter points outside its list."""
+    for choice in routing.choices:
+        last = choice.entry if choice.last is None else choice.last
+        is_placed = 0 <= choice.entry <= last < len(record.entries) and 0 <= choice.call < len(record.calls)
+        if not is_placed or choice.tokens < 1:
+            raise ValueError(f"entry {choice.entry} chooses for {choice.tokens} tokens in call {choice.call}")
+    for use in routing.uses:
+        entry = record.entries[use.entry] if 0 <= use.entry < len(record.entries) else None
+        inputs = 0 if entry is None else len(record.operations[entry.operation].inputs)
+        if not 0 <= use.input < inputs:
+            raise ValueError(f"entry {use.entry} uses a parameter as its input {use.input} of {inputs}")
+    for index in {*routing.earlier, *(use.parameter for use in routing.uses)}:
+        if not 0 <= index < len(record.parameters):
+            raise ValueError(f"an entry uses parameter {index} of {len(record.parameters)}")
 
 
 def _refs_in(values: tuple[object, ...]) -> Iterator[TensorRef]:
@@ -492,6 +549,27 @@ def _parameter_from_json(data: list[Any]) -> ParameterInfo:
         _checked(str, dtype),
         _checked(bool, trainable),
         _optional(str, shared_with),
+    )
+
+
+def _routing_to_json(routing: Routing) -> dict[str, Any]:
+    return {
+        "choices": [[choice.entry, choice.tokens, choice.call, choice.last] for choice in routing.choices],
+        "uses": [[use.entry, use.input, use.parameter] for use in routing.uses],
+        "earlier": routing.earlier,
+    }
+
+
+def _routing_from_json(data: Mapping[str, Any]) -> Routing:
+    def numbers(values: object) -> list[int]:
+        return [_checked(int, value) for value in _listed(values)]
+
+    choices = [(numbers(values), _optional(int, last)) for *values, last in _listed(data["choices"])]
+    uses = [numbers(values) for values in _listed(data["uses"])]
+    return Routing(
+        [Choice(entry, tokens, call, last) for (entry, tokens, call), last in choices],
+        [Use(entry, place, parameter) for entry, place, parameter in uses],
+        numbers(data["earlier"]),
     )
 
 

@@ -6,6 +6,7 @@ import functools
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+from torchledger.active import active_parameters
 from torchledger.errors import UserError
 from torchledger.pricing.convention import EXCLUDED, UNKNOWN, Convention, Price, State
 from torchledger.record import ModuleInfo, Operation, Record, RowKey, Shape
@@ -130,6 +131,7 @@ def totals(
     result: dict[str, Cell] = {
         "params": sum(p.elements for p in parameters),
         "trainable_params": sum(p.elements for p in parameters if p.trainable),
+        "active_params": active_parameters(record),
         "buffers": sum(b.elements for b in record.buffers if b.shared_with is None),
     }
     for quantity, formula in convention.of_calls.items():
@@ -377,11 +379,13 @@ def _table(
 def notes(
     record: Record, convention: Convention, total: dict[str, Cell], priced: Prices, by_phase: bool = True
 ) -> list[str]:
-    """Return the coverage line, sums by phase, unknown operations by name, assumptions, the convention's remarks."""
+    """Return the coverage line, active parameters, sums by phase, unknown operations, assumptions, remarks."""
     line = f"operations: {total['priced']} priced, {total['free']} free, {total['unknown']} unknown"
     if total["excluded"]:
         line += f", {total['excluded']} outside convention {convention.name}"
     lines = [line]
+    if total["active_params"] != total["params"]:
+        lines.append(f"parameters: {total['params']:,} in all, {total['active_params']:,} active for a token")
     if record.step is not None and by_phase and not convention.forward_only:
         lines.append(_phases(record, convention, priced))
     if total["unknown"]:

@@ -104,6 +104,13 @@ def test_parameters_and_what_follows_from_them_are_not_known() -> None:
             analyze(Net(forward), (4,), execute=False)
 
 
+def test_number_that_is_formatted_plainly_is_known() -> None:
+    """As in a name: the third of three layers, whose 4 x 4 weights one row goes through."""
+    net = Net(lambda net, x: net.get_submodule(f"fc{torch.tensor([2])[0]}")(x))
+    net.fc2 = nn.Linear(4, 4)
+    assert analyze(net, (4,), execute=False).totals()["macs"] == 4 * 4
+
+
 def moe(net: Any, x: torch.Tensor) -> torch.Tensor:
     """Send each row to 2 of 4 experts, as mixtures do: a loop over experts, and where the choice fell on them."""
     weights, chosen = x.softmax(-1).topk(2)

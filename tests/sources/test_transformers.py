@@ -93,6 +93,11 @@ def test_attention_is_one_operation_where_it_can_be(tmp_path: Path) -> None:
 
 # ---- its inputs
 
+SPEECH: dict[str, object] = {
+    "hidden_size": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16,
+    "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16,
+}  # fmt: skip
+
 KINDS: dict[str, tuple[dict[str, object], dict[str, tuple[int, ...]]]] = {
     "bert": (TINY, {"input_ids": (2, 128)}),
     # 40 positions; RoBERTa's begin after its padding token, 1
@@ -154,7 +159,32 @@ KINDS: dict[str, tuple[dict[str, object], dict[str, tuple[int, ...]]]] = {
         {"hidden_size": 16, "num_attention_heads": 2, "l_layers": 1, "x_layers": 1, "r_layers": 1},
         {"input_ids": (2, 128), "visual_feats": (2, 36, 2048), "visual_pos": (2, 36, 4)},
     ),
+    # one language for each sample
+    "xmod": (TINY, {"input_ids": (2, 128), "lang_ids": (2,)}),
+    # without the nets before its encoder and decoder: hidden states of 128 and 32 steps
+    "speecht5": (SPEECH, {"input_values": (2, 128, 16), "decoder_input_values": (2, 32, 16)}),
+    # frames of the size that its prompt is drawn in
+    "tvp": (
+        {**TINY, "num_frames": 3, "max_img_size": 64, "visual_prompt_size": 8,
+         "backbone_config.embedding_size": 8, "backbone_config.hidden_sizes": [8, 8, 8, 8],
+         "backbone_config.depths": [1, 1, 1, 1]},
+        {"input_ids": (1, 128), "pixel_values": (1, 3, 3, 64, 64)},
+    ),
+    "kosmos-2": (
+        {"text_config.embed_dim": 16, "text_config.layers": 1, "text_config.ffn_dim": 16,
+         "text_config.attention_heads": 2, "latent_query_num": 7}
+        | {f"vision_config.{name}": value for name, value in TINY.items()},
+        {"input_ids": (2, 128), "pixel_values": (2, 3, 224, 224), "image_embeds_position_mask": (2, 128)},
+    ),
+    # channels and size are the backbone's
+    "vitmatte": (
+        {"hidden_size": 16, "fusion_hidden_sizes": [8, 8, 8, 8], "convstream_hidden_sizes": [8, 8, 8],
+         "backbone_config.num_channels": 4, "backbone_config.hidden_size": 16, "backbone_config.image_size": 32,
+         "backbone_config.num_attention_heads": 2},
+        {"pixel_values": (2, 4, 32, 32)},
+    ),
 }  # fmt: skip
+ONE_SAMPLE = ("tvp",)  # whose model views a table of positions as if it had a batch
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,13 +192,30 @@ def test_inputs_are_what_a_real_forward_takes(kind: str) -> None:
     arguments, expected = KINDS[kind]
     built = build(resolve(f"hf:{kind}"), arguments)
     assert not built.on_meta and built.example is not None
-    given = built.example(2, torch.float32).kwargs
+    given = built.example(1 if kind in ONE_SAMPLE else 2, torch.float32).kwargs
     assert {name: tuple(tensor.shape) for name, tensor in given.items()} == expected
     for tensor in given.values():  # what is read as a value is there; the rest takes no memory
         assert tensor.is_meta == tensor.dtype.is_floating_point
     real = tree_map_only(torch.Tensor, lambda t: torch.randn(t.shape) if t.is_meta else t, dict(given))
     with torch.no_grad():
         built.model.eval()(**real)
+
+
+def test_patches_come_with_the_mask_of_those_that_count() -> None:
+    tiny = {"hidden_size": 16, "d_kv": 8}
+    arguments: dict[str, object] = {
+        **{f"text_config.{name}": value for name, value in {**tiny, "num_layers": 1, "num_heads": 2}.items()},
+        **{f"vision_config.{name}": value for name, value in {**TINY, **tiny}.items() if name != "intermediate_size"},
+    }
+    model, example = opened("hf:pix2struct", arguments, batch=2)
+    # a row and a column before 16 x 16 pixels of 3 channels
+    assert {name: tuple(tensor.shape) for name, tensor in example.kwargs.items()} == {
+        "flattened_patches": (2, 128, 770),
+        "attention_mask": (2, 128),
+        "decoder_input_ids": (2, 32),
+    }
+    # without it the model looks for patches that are not all 0, which an analysis does not know
+    assert analyze(model, kwargs=example.kwargs, execute=False).assumptions == []
 
 
 def test_ids_mean_nothing_special(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def capture(
             except Exception:  # a diagnosis that fails must not hide what it is about
                 record.error = type(error).__name__
         recorder.close()
+        record.routing = recorder.routes.found()
         del output
     if recorder.saw_foreign and not scopes.foreign_thread:
         record.assumptions.append("forward used a tensor of unknown origin: what may have made it is not counted")
@@ -266,6 +267,8 @@ def _take_down_state(modules: Modules, record: Record, recorder: Recorder) -> No
                 if uninitialised or tensor.layout != torch.strided:
                     continue
                 storage = tensor.untyped_storage()._cdata
+                if owner == path:
+                    recorder.routes.own(tensor, len(listed) - 1 if attribute == "_parameters" else None)
                 if storage not in storages:
                     storages.add(storage)
                     kind: StorageKind = "parameter" if attribute == "_parameters" else "buffer"

@@ -168,9 +168,11 @@ def _value(door: FrontDoor, tensor: torch.Tensor) -> torch.Tensor | None:
 
 def _format(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, form: str) -> str:
     """Write a number that is not known as nan: what is printed changes nothing."""
-    if not tensor.is_meta or tensor.dim() or not form:
+    if not tensor.is_meta or tensor.dim():
         return str(func(tensor, form))
     value = _value(door, tensor)
+    if value is None and not form:
+        return str(func(tensor, form))
     return format(math.nan if value is None else value.item(), form)
 
 

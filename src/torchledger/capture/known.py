@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from torchledger.capture.operations import Kind
+from torchledger.capture.routing import CHOOSING
 from torchledger.inputs import mapped, tensors_in
 
 # Elements of the largest tensor that is followed: masks of pixels, for a few images. 0 let 87 of 124 architectures of
@@ -131,7 +132,6 @@ _VALUE_FREE = frozenset(
     """.split()
 )
 _FINITE_TESTS = {"isinf": False, "isnan": False, "isposinf": False, "isneginf": False, "isfinite": True}
-_CHOOSING = {"topk": 1, "sort": 1, "argmax": 0, "argmin": 0, "max": 1, "min": 1, "kthvalue": 1, "multinomial": 0}
 _SCALAR_REDUCTIONS = frozenset({"any.default", "all.default", "max.default", "min.default"})
 
 
@@ -246,8 +246,8 @@ def _assume(known: Known, func: Any, packet: str, given: dict[str, Any], returne
     elif packet in ("eq", "ne") and (other is x or (isinstance(other, float) and other in (math.inf, -math.inf))):
         # isfinite and isnan come apart into these: x == x, |x| != inf
         known.put_uniform(made, (packet == "eq") == (other is x), FINITE)
-    elif packet in _CHOOSING and len(returned) > _CHOOSING[packet]:
-        indices = returned[_CHOOSING[packet]]
+    elif packet in CHOOSING and len(returned) > CHOOSING[packet]:
+        indices = returned[CHOOSING[packet]]
         if indices.dtype == torch.int64 and fits(indices) and isinstance(x, torch.Tensor) and x.numel():
             known.put(indices, _alike(indices, _spread(x, given.get("dim"), indices)), CHOSEN)
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from torchledger.canonical import canonical
+from torchledger.capture.routing import CHOOSING
 from torchledger.capture.shapes import Output
 from torchledger.record import Operation, OutputInfo, TensorInfo, TensorRef
 
@@ -45,6 +46,7 @@ class Kind:
     random: bool
     needs_values: bool  # what it returns hangs on more than the sizes of what it is given
     assumes: bool  # what it returns may be taken for granted, see known.py
+    chooses: bool  # puts out indices that it picked, see routing.py
     packed: tuple[str, ...]  # the arguments that are objects with a weight and a bias in them
 
 
@@ -87,6 +89,7 @@ def learn(func: Any) -> Kind:
         random=torch.Tag.nondeterministic_seeded in func.tags,
         needs_values=not _VALUE_TAGS.isdisjoint(func.tags) or func._schema.name in _NEED_VALUES,
         assumes=packet in _ASSUMED,
+        chooses=packet in CHOOSING,
         packed=tuple(a.name for a in arguments if str(a.type).endswith(_PACKED)),
         can_replay=torch.Tag.inplace_view not in func.tags
         and "storage_offset" not in names  # counted from the start of the storage, which a key does not have

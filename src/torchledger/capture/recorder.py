@@ -33,12 +33,13 @@ from torchledger.capture.operations import (
     tensor_info,
     unpacked,
 )
+from torchledger.capture.routing import Routes, choice_of
 from torchledger.capture.scopes import Scopes
 from torchledger.capture.shape_rules import RULES
 from torchledger.capture.shapes import Memo, Output, Template, classify
 from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
-from torchledger.record import Allocation, Entry, Operation, Phase, Record, StorageKind, TensorInfo
+from torchledger.record import TABLES, Allocation, Entry, Operation, Phase, Record, StorageKind, TensorInfo
 
 META = torch.device("meta")
 
@@ -93,6 +94,7 @@ class Recorder(TorchDispatchMode):
         self._protected: set[int] = set()  # those that a real run must set aside before it writes to them
         self.saw_foreign = False  # a tensor that no operation seen here made
         self.known = Known()
+        self.routes = Routes()
         self.phase: Phase = "forward"
         self._silent = False
         self._allocations: dict[int, Allocation] = {}  # of storages alive
@@ -190,6 +192,8 @@ class Recorder(TorchDispatchMode):
         if life.storage in self.known.storages:
             self.known.drop(life.storage)
         self._protected.discard(life.storage)
+        if self.routes.is_on:
+            self.routes.forget(life.storage)
 
     def close(self) -> None:
         """Stop listening to storages: what is alive now outlived the run."""
@@ -243,6 +247,8 @@ class Recorder(TorchDispatchMode):
             value = self.known.value(tensor)
         if value is not None and relies:
             self.known.rely_on([tensor])
+            if self.routes.is_on:
+                self.routes.read(self.record.calls, self.scopes.current, tensor)
         return value
 
     def whole(
@@ -271,7 +277,7 @@ class Recorder(TorchDispatchMode):
         for output in template.outputs:
             if output.source is not None:  # written in place
                 self.known.drop(tensors[output.source].untyped_storage()._cdata)
-        self._book(self._place_of(template.operation), template.outputs, returned)
+        self._book(self._place_of(template.operation), template.outputs, returned, tensors)
         return returned
 
     def _handle(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -323,7 +329,9 @@ class Recorder(TorchDispatchMode):
         if kind.assumes or not self.known.storages.isdisjoint(storages):
             follow(self.known, func, kind, args, kwargs, tensors, returned)
         if kind.name is not None:
-            self._book(self._place_of(template.operation), template.outputs, returned)
+            self._book(self._place_of(template.operation), template.outputs, returned, tensors, storages)
+            if kind.chooses:
+                self._chose(func, kind, args, kwargs, tensors, returned)
         return returned[0] if template.container is None else template.container(returned)
 
     def _guard(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -400,10 +408,35 @@ class Recorder(TorchDispatchMode):
             self._memo.put(key, Template(operation, outputs, container))  # type: ignore[union-attr]
         if not is_booked:
             self.know(returned)
+            if self.routes.is_on and returned:
+                self.routes.follow(self.record.calls, self.scopes.current, None, given, returned)
+            elif self.routes.is_on and given:  # a number, such as item() returns
+                self.routes.read(self.record.calls, self.scopes.current, given[0])
         if is_booked:
             place = self._place_of(operation, None if is_remembered else identity(operation))
-            self._book(place, outputs, returned)
+            self._book(place, outputs, returned, given)
+            if kind.chooses:
+                self._chose(func, kind, args, kwargs, given, returned)
         return result
+
+    def _chose(
+        self,
+        func: Any,
+        kind: Kind,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[torch.Tensor],
+        returned: list[torch.Tensor],
+    ) -> None:
+        """Follow what the entry that was booked last chose, if it did by values of the model's own."""
+        if self._silent or self.phase != "forward" or any(t.layout != torch.strided for t in (*tensors, *returned)):
+            return
+        given = kind.defaults | dict(zip(kind.parameters, args, strict=False)) | kwargs
+        packet = func._schema.name.partition("::")[2]
+        entry = len(self.record.entries) - 1
+        found = choice_of(packet, entry, self.scopes.current, given.get("self"), given.get("dim"), returned)
+        if found is not None:
+            self.routes.chose(*found, self._known)
 
     def _follow(
         self,
@@ -438,9 +471,25 @@ class Recorder(TorchDispatchMode):
         infos = tuple(tensor_info(tensor) for tensor in tensors)
         note(error, "operation", FailedOperation(name, infos, arguments, self.scopes.current))
 
-    def _book(self, place: int, outputs: tuple[Output, ...], returned: list[torch.Tensor]) -> None:
+    def _book(
+        self,
+        place: int,
+        outputs: tuple[Output, ...],
+        returned: list[torch.Tensor],
+        given: list[torch.Tensor],
+        storages: list[int] | None = None,
+    ) -> None:
+        """Book an entry; `storages` are those of the tensors `given`, where they are at hand."""
         if self._silent:
             return
+        if not self.routes.is_on:
+            self.routes.touched.update(
+                storages_of([t for t in given if t.layout == torch.strided]) if storages is None else storages
+            )
+        elif self.phase == "forward":
+            is_table = self.record.operations[place].name in TABLES
+            entry = len(self.record.entries)
+            self.routes.follow(self.record.calls, self.scopes.current, entry, given, returned, is_table)
         for output, tensor in zip(outputs, returned, strict=True):
             if output.source is None and tensor.layout == torch.strided:
                 self.born(tensor)

@@ -86,13 +86,16 @@ class Taken:
     def image(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
         part = self.part("vision")
-        channels = self.number(part, "num_channels in_channels in_chans num_input_channels", 3)
+        backbone = next(
+            (b for o in (part, self.config) if (b := getattr(o, "backbone_config", None)) is not None), None
+        )
+        names = "num_channels in_channels in_chans num_input_channels"
+        channels = self.number(part, names, self.number(backbone, names, 3))
         if ratios := getattr(self.config, "scaled_images_ratios", None):  # Depth Pro: the smallest copy is one patch
             side = int(self.number(self.config, "patch_size", IMAGE) / min(ratios))
             return channels, side, side
-        backbones = (getattr(owner, "backbone_config", None) for owner in (part, self.config))
-        for owner in (part, self.config, *backbones):
-            for name in ("image_size", "input_size", "img_size", "crop_size"):
+        for owner in (part, self.config, backbone):
+            for name in ("image_size", "input_size", "img_size", "crop_size", "max_img_size"):
                 size = _pair(getattr(owner, name, None))
                 if size is not None:
                     return (channels, *size)
@@ -219,13 +222,25 @@ def _sees_apart(taken: Taken) -> bool:
 
     With such a token a text alone is a whole input, and it is what is given.
     """
-    return _has(taken, "vision_config", "image_config", "image_size") and not _marks(
+    return _has(taken, "vision_config", "image_config", "image_size", "max_img_size") and not _marks(
         taken, "image_token", "video_token", "boi_token", "media_token", "im_start_token", "image_start"
     )
 
 
 def _hears_apart(taken: Taken) -> bool:
     return _has(taken, "audio_config", "speech_config") and not _marks(taken, "audio_token", "audio_start", "boa_token")
+
+
+def _has_prenet(taken: Taken, side: str) -> bool:
+    """Whether the encoder or the decoder begins with a net that makes hidden states of what goes in.
+
+    SpeechT5's models for a task do; its bare model takes hidden states.
+    """
+    return any(side in name and name.endswith("prenet") for name, _ in taken.model.named_modules())
+
+
+def _describes_prenets(taken: Taken) -> bool:
+    return any("prenet" in name for name in vars(taken.config))
 
 
 # The arguments without which a model does not run, though its signature gives them a default: name, and when.
@@ -235,7 +250,11 @@ COMPANIONS: tuple[tuple[str, Callable[[Taken], bool]], ...] = (
     ("input_features", _hears_apart),
     ("input_values", lambda t: _hears_apart(t) and "input_features" not in t.names),
     ("pixel_values_videos", lambda t: _sees_apart(t) and "input_ids" in t.names and "pixel_values" not in t.names),
+    ("image_embeds_position_mask", lambda t: "pixel_values" in t.names and _sees_apart(t)),  # Kosmos: which tokens
     ("decoder_input_ids", lambda t: "decoder_inputs_embeds" in t.names),
+    ("decoder_input_values", lambda t: "decoder_input_ids" not in t.names),
+    ("lang_ids", lambda t: hasattr(t.config, "default_language")),  # X-MOD: each sample's adapter
+    ("attention_mask", lambda t: "flattened_patches" in _main(t)),  # Pix2Struct: which patches are no padding
     ("bbox", lambda t: True),  # LayoutLM: where each word stands
     ("qformer_input_ids", lambda t: True),  # InstructBLIP: the instruction goes to both
     ("input_ids", lambda t: "qformer_input_ids" in t.names),
@@ -305,12 +324,28 @@ def _features(taken: Taken) -> torch.Tensor:
 def _sound(taken: Taken) -> torch.Tensor:
     """Return a waveform; a spectrogram for the transformer that takes one under this name (AST)."""
     audio = taken.part("audio")
+    if _describes_prenets(taken) and not _has_prenet(taken, "encoder"):
+        return taken.floats(FRAMES, taken.number(audio, "hidden_size", 768))
     bands, length = getattr(audio, "num_mel_bins", None), getattr(audio, "max_length", None)
     if bands and length and hasattr(audio, "frequency_stride"):
         return taken.floats(length, bands)
     if hasattr(audio, "codebook_size") or hasattr(audio, "audio_channels"):  # codecs have a dimension for channels
         return taken.floats(taken.number(audio, "audio_channels", 1), SECOND)
     return taken.floats(SECOND)
+
+
+def _written_sound(taken: Taken) -> torch.Tensor:
+    """Return what a decoder has written so far: a spectrogram, or hidden states where nothing makes these of it."""
+    if _has_prenet(taken, "decoder"):
+        return taken.floats(TARGET_TOKENS, taken.bands)
+    return taken.floats(TARGET_TOKENS, taken.number(taken.config, "hidden_size", 768))
+
+
+def _places(taken: Taken) -> torch.Tensor:
+    """Return 1 for as many tokens of a text as an image gives, which come first, and 0 for the others."""
+    mask = taken.whole(taken.tokens)
+    mask[:, : taken.number(taken.config, "latent_query_num", 0)] = 1
+    return mask
 
 
 def _series(taken: Taken, length: int) -> torch.Tensor:
@@ -345,7 +380,9 @@ MAKERS: dict[str, Callable[[Taken], Any]] = {
     "input_ids": lambda t: t.whole(t.tokens, value=t.token),
     "decoder_input_ids": lambda t: t.whole(min(t.tokens, TARGET_TOKENS), value=t.token),
     "qformer_input_ids": lambda t: t.whole(TARGET_TOKENS, value=3),
-    "attention_mask": lambda t: t.whole(t.tokens, value=1),
+    "attention_mask": lambda t: t.whole(TOKENS if "flattened_patches" in _main(t) else t.tokens, value=1),
+    "image_embeds_position_mask": _places,
+    "lang_ids": lambda t: t.whole(),
     "bbox": lambda t: t.whole(t.tokens, 4),
     "pixel_values": _pixels,
     "pixel_values_videos": _video,
@@ -357,6 +394,7 @@ MAKERS: dict[str, Callable[[Taken], Any]] = {
     "input_features": _features,
     "input_features_mask": lambda t: t.whole(t.frames, value=1),
     "input_values": _sound,
+    "decoder_input_values": _written_sound,
     "inputs": lambda t: t.floats(FRAMES, t.number(t.config, "d_model", 768)),  # Perceiver: anything, once embedded
     "visual_feats": lambda t: t.floats(REGIONS, t.number(t.config, "visual_feat_dim", 2048)),
     "visual_pos": lambda t: t.floats(REGIONS, t.number(t.config, "visual_pos_dim", 4)),
