@@ -214,6 +214,7 @@ class Record:
     error: str | None = None
     failed_call: int | None = None  # the call of a module in which forward failed
     step: str | None = None  # of a training step: its loss and optimizer
+    autocast: str | None = None  # around forward and loss: device and dtype, such as cpu:bfloat16
 
     def row_keys(self) -> list[RowKey]:
         """Return for each entry the row of the by-layer view that it belongs to.
@@ -272,6 +273,7 @@ class Record:
             "error": self.error,
             "failed_call": self.failed_call,
             "step": self.step,
+            "autocast": self.autocast,
         }
 
     @classmethod
@@ -368,6 +370,7 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
         error=_optional(str, data["error"]),
         failed_call=_optional(int, data["failed_call"]),
         step=_optional(str, data["step"]) if data["schema"] > 1 else None,
+        autocast=_optional(str, data.get("autocast")),
     )
 
 

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from torchledger.capture import whole
+from torchledger.capture.autocast import Autocast
 from torchledger.capture.operations import tensor_info
 from torchledger.capture.recorder import FailedOperation, Recorder
 from torchledger.inputs import tensors_in
@@ -28,20 +29,30 @@ from torchledger.inputs import tensors_in
 class FrontDoor(TorchFunctionMode):
     """Send the functions of a small table to the recorder whole; let all others through."""
 
-    def __init__(self, recorder: Recorder, device: torch.device) -> None:
+    def __init__(self, recorder: Recorder, device: torch.device, autocast: Autocast) -> None:
         super().__init__()
         self.recorder = recorder
+        self.autocast = autocast
         self.device = device  # where the model lives, and where its code shall think that it does
         self.failure: FailedOperation | None = None
-        self.saw_autocast = False
         self.saw_move = False  # to a device by name, such as x.cuda()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        self.recorder.autocast = torch._C._is_any_autocast_enabled()
-        self.saw_autocast |= self.recorder.autocast
+        if not torch._C._is_any_autocast_enabled() and self.autocast.device is None:
+            return self._answer(func, args, kwargs)
+        recorder = self.recorder
+        before = recorder.autocast, recorder.keeps_dtypes
+        with self.autocast.as_it_is_now():
+            recorder.autocast, recorder.keeps_dtypes = True, self.autocast.is_unmodelled()
+            try:
+                return self._answer(func, args, kwargs)
+            finally:
+                recorder.autocast, recorder.keeps_dtypes = before
+
+    def _answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         special = _TABLE.get(func)
         try:
             return func(*args, **kwargs) if special is None else special(self, func, *args, **kwargs)
@@ -125,7 +136,10 @@ def _device(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor) -> 
     if device.type != "meta":
         return device
     asking = sys._getframe(2)
-    answer = _ASKING.get((asking.f_globals.get("__name__", ""), asking.f_code.co_name))
+    place = (asking.f_globals.get("__name__", ""), asking.f_code.co_name)
+    if place == ("torch.amp.autocast_mode", "_cast") and door.autocast.lives_on is None:
+        return torch.device(asking.f_locals["device_type"])  # custom_fwd, of a model that goes by any autocast
+    answer = _ASKING.get(place)
     return door.device if answer is None else answer(device)
 
 
@@ -195,6 +209,25 @@ def _whole(book: Callable[..., Any]) -> Callable[..., Any]:
     return lambda door, func, *args, **kwargs: book(door.recorder, func, *args, **kwargs)
 
 
+def _attention(
+    door: FrontDoor,
+    func: Callable[..., Any],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    tensors = door.autocast.attention(query, key, value, attn_mask)
+    return whole.attention(door.recorder, func, *tensors, *args, **kwargs)
+
+
+def _recurrent(name: str) -> Callable[..., Any]:
+    book = whole.recurrent(name)
+    return lambda door, func, *args: book(door.recorder, func, *door.autocast.recurrent(name, args))
+
+
 def _seen_inside(function: Any) -> Callable[..., Any]:
     """Return what runs the Python body of a torch function with this mode on, so that what happens inside is seen.
 
@@ -212,7 +245,7 @@ def _seen_inside(function: Any) -> Callable[..., Any]:
 
 
 _TABLE: dict[Any, Callable[..., Any]] = {
-    F.scaled_dot_product_attention: _whole(whole.attention),
+    F.scaled_dot_product_attention: _attention,
     flex_attention: _whole(whole.flex_attention),
     F.multi_head_attention_forward: _seen_inside(F.multi_head_attention_forward),
     torch.Tensor.backward: _seen_inside(torch.Tensor.backward),
@@ -245,5 +278,5 @@ _TABLE: dict[Any, Callable[..., Any]] = {
     torch.feature_dropout_: _whole(whole.dropout_kernel("feature_dropout", in_place=True)),
     torch._VF._pad_packed_sequence: _whole(whole.pad_packed_sequence),
     F.one_hot: _whole(whole.one_hot),
-    **{getattr(torch, name): _whole(whole.recurrent(name)) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
+    **{getattr(torch, name): _recurrent(name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
 }

@@ -14,17 +14,14 @@ from torchledger.training import Training, compared, own_loss
 
 
 def step(
-    model: nn.Module, output: Any, training: Training, recorder: Recorder, stand_ins: Twins | Copies
-) -> tuple[Any, ...]:
-    """Book the rest of a training step after its forward; return what the user's loop would still hold at its end.
+    model: nn.Module, loss: torch.Tensor, training: Training, recorder: Recorder, stand_ins: Twins | Copies
+) -> torch.optim.Optimizer | None:
+    """Book the rest of a training step after its loss; return the optimizer, which the user's loop holds on to.
 
     The step is one of the steady state: the optimizer takes a first, unbooked step, in which it makes its state, and
     that state counts as there from the start.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise UserError("no parameter of the model asks for a gradient: there is nothing to train")
-    loss = _loss(output, training, recorder)
+    parameters = _trained(model)
     recorder.phase = "backward"
     loss.backward()  # type: ignore[no-untyped-call]
     for parameter in parameters:
@@ -40,10 +37,17 @@ def step(
         )
         optimizer.step()
         optimizer.zero_grad()
-    return loss, optimizer
+    return optimizer
 
 
-def _loss(output: Any, training: Training, recorder: Recorder) -> torch.Tensor:
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def loss_of(model: nn.Module, output: Any, training: Training, recorder: Recorder) -> torch.Tensor:
+    """Book the loss of what forward returned, and return it."""
+    if not _trained(model):
+        raise UserError("no parameter of the model asks for a gradient: there is nothing to train")
     chosen = training.loss
     remark = None
     if chosen is None:
