@@ -151,7 +151,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "kl_div": (lambda x, y: F.kl_div(x, y, reduction="batchmean"), (X, POSITIVE)),
     "triplet": (F.triplet_margin_loss, (X, POSITIVE, X + 1)),
     "cosine_embedding": (F.cosine_embedding_loss, (X, POSITIVE, SIGNS)),
-    "margin_ranking": (F.margin_ranking_loss, (X[:, 0], X[:, 1], SIGNS)),
+    "margin_ranking": (F.margin_ranking_loss, (X[0], X[1], torch.ones(4))),
     "avg_pool3d": (lambda x: F.avg_pool3d(x, 2), (VOLUME,)),
     "max_pool2d": (lambda x: F.max_pool2d(x, 2), (IMAGE,)),
     "max_pool3d": (lambda x: F.max_pool3d(x, 2), (VOLUME,)),
@@ -201,9 +201,9 @@ def test_a_function_on_meta_is_the_function_for_real(name: str, dtype: torch.dty
             analyze(net, x, autocast=HALF)
         return
     same(net, x, training=False)
-    reference = [dtypes(operation) for operation in plain(net, x)]
-    found = both(net, x, training=False)[0].record
-    assert [seen(line) for line in ran(Ledger(found))] == [seen(line) for line in reference]
+    if not name.startswith("attention"):  # which a CPU runs in parts
+        reference = [seen(dtypes(o)) for o in plain(net, x) if o.name != "empty"]  # BatchNorm's, of no elements
+        assert [seen(line) for line in ran(Ledger(both(net, x, training=False)[0].record))] == reference
 
 
 def plain(net: nn.Module, *args: Tensor) -> list[Operation]:
@@ -260,10 +260,10 @@ def nested(net: Any, x: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         y = net.b(y.float())
         with torch.autocast("cpu", dtype=torch.float16):
-            y = net.a(y) if False else y
+            y = y @ torch.ones(4, 4)
     with torch.autocast("cpu", dtype=HALF, cache_enabled=False):
         y = net.a(net.a(y))
-    return net.b(y)
+    return net.b(y.float())
 
 
 def own(net: Any, x: Tensor) -> Tensor:
@@ -353,6 +353,7 @@ def given_to(name: str) -> Tensor:
     return torch.randn(2, 3, 9, 9) if name == "image" else torch.randn(2, 7, 4)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("name", NETS)
 def test_a_step_on_meta_is_the_step_for_real(name: str) -> None:
     net, x = NETS[name](), given_to(name)
@@ -385,15 +386,22 @@ def test_inference_on_meta_is_inference_for_real(name: str) -> None:
     same(NETS[name](), given_to(name), training=False)
 
 
+# They ask for the CPU's autocast by name.
+OF_THE_CPU = {"asks", "custom_fwd", "custom_fwd casts", "in place", "nested", "of the forward's own"}
+
+
 @pytest.mark.parametrize("region", [ON_CPU, ON_CUDA])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", sorted(NETS.keys() - OF_THE_CPU))
 def test_macs_are_those_without_autocast(name: str, region: Region) -> None:
-    x = given_to(name)
-    without = capture(NETS[name](), (x,), {}, "train", training=training_step(None, None))
-    if name != "asks":
-        under = capture(NETS[name](), (x,), {}, "train", training=training_step(None, None), autocast=region)
-        assert under.error is None, under.record.error
-        assert Ledger(under.record).totals()["macs"] == Ledger(without.record).totals()["macs"]
+    found = []
+    for around in (None, region):
+        captured = capture(
+            NETS[name](), (given_to(name),), {}, "train", training=training_step(None, None), autocast=around
+        )
+        assert captured.error is None, captured.record.error
+        ledger = Ledger(captured.record)
+        found.append([ledger.totals(phase=phase)["macs"] for phase in ("forward", "backward")])
+    assert found[0] == found[1]
 
 
 # --- what is kept, and where autocast ends ---------------------------------------------------------------------------
@@ -604,7 +612,7 @@ def test_float16() -> None:
     [
         ("float32", "autocast is 'float32'; autocast goes down to bfloat16 or float16"),
         (torch.int8, "autocast is torch.int8; autocast goes down to bfloat16 or float16"),
-        ("bfloat", "autocast is 'bfloat', which is no dtype; .* Did you mean 'bfloat16'"),
+        ("bfloat", "autocast is 'bfloat', which is no dtype; .* Did you mean 'float' or 'bfloat16'"),
         ("tpu:bf16", "for the device 'tpu'; it is modelled as on a CPU or on CUDA: write bf16, or cuda:bf16"),
         (True, "autocast is True, which is no dtype"),
     ],

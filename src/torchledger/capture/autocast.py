@@ -1,7 +1,7 @@
 """Autocast on meta: the casts that torch would make on the device where the model lives, made by torch's own lists.
 
-torch casts in the dispatcher, by a key that tensors of a device carry and tensors on meta lack. While autocast is on for
-the model's device, a key that no build of torch uses stands in for that one. It lies in the same place, above autograd,
+torch casts in the dispatcher, by a key that tensors of a device carry and tensors on meta lack. While autocast is on
+for the model's device, a key that no build of torch uses stands in for that one. It lies in the same place, above autograd,
 which so sees the casts; and what C++ calls inside of another operation (`einsum`'s `bmm`) is cast like the rest.
 
 The lists, the rule of each list and that of the cache are those of torch 2.13, aten/src/ATen/autocast_mode.h and .cpp
@@ -329,8 +329,9 @@ def _kernel(op: Any, rules: Mapping[str, Rule]) -> Callable[..., Any]:
 
 
 def _cast_all(casts: Autocast, dtype: torch.dtype, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    given = {name: casts.cast(value, dtype) for name, value in kwargs.items()}
-    return op(*(casts.cast(value, dtype) for value in args), **given)
+    # The last first: so the compiler of torch's Linux builds has it, and with it the order in backward.
+    given = {name: casts.cast(kwargs[name], dtype) for name in reversed(kwargs)}
+    return op(*[casts.cast(value, dtype) for value in reversed(args)][::-1], **given)
 
 
 def _lower(casts: Autocast, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -86,6 +86,8 @@ def _table() -> dict[str, Callable[..., None]]:
         "bmm.default": _product,
         "addmm.default": _product_and_sum,
         "baddbmm.default": _product_and_sum,
+        "addmm_.default": _product_and_sum,
+        "baddbmm_.default": _product_and_sum,
         "_softmax.default": _softmax,
         "_log_softmax.default": _softmax,
         "index_select.default": _index_select,

@@ -26,6 +26,9 @@ from torchledger.capture.recorder import FailedOperation, Recorder
 from torchledger.inputs import tensors_in
 
 
+_CPU = torch.device("cpu")
+
+
 class FrontDoor(TorchFunctionMode):
     """Send the functions of a small table to the recorder whole; let all others through."""
 
@@ -36,6 +39,8 @@ class FrontDoor(TorchFunctionMode):
         self.device = device  # where the model lives, and where its code shall think that it does
         self.failure: FailedOperation | None = None
         self.saw_move = False  # to a device by name, such as x.cuda()
+        # The model is taken to live on a GPU, and there is none: torch would look for it before a mode is asked.
+        self._stands_in = device.type == "cuda" and not torch.cuda.is_available()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -53,6 +58,8 @@ class FrontDoor(TorchFunctionMode):
                 recorder.autocast, recorder.keeps_dtypes = before
 
     def _answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._stands_in and kwargs.get("device") is not None:
+            kwargs = {**kwargs, "device": _CPU}
         special = _TABLE.get(func)
         try:
             return func(*args, **kwargs) if special is None else special(self, func, *args, **kwargs)
@@ -123,10 +130,12 @@ def _new_tensor_like(door: FrontDoor, func: Callable[..., Any], like: torch.Tens
 
 
 # Where torch itself asks for a device. A checkpoint compares what it saw where no mode answers with what it sees when
-# it runs again; flex_attention has a backward on a GPU alone, and says so: a training step with it is one on a GPU.
+# it runs again; flex_attention has a backward on a GPU alone, and says so: a training step with it is one on a GPU; the
+# lengths of a packed sequence lie on the CPU wherever its rows do.
 _ASKING: dict[tuple[str, str], Callable[[torch.device], torch.device]] = {
     ("torch.utils.checkpoint", "_default_meta_extractor"): lambda device: device,
     ("torch.nn.attention.flex_attention", "_validate_device"): lambda _: torch.device("cuda"),
+    ("torch.nn.utils.rnn", "_packed_sequence_init_args"): lambda _: _CPU,
 }
 
 
@@ -135,7 +144,7 @@ def _device(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor) -> 
     device: torch.device = func(tensor)
     if device.type != "meta":
         return device
-    asking = sys._getframe(2)
+    asking = sys._getframe(3)  # past this mode's own
     place = (asking.f_globals.get("__name__", ""), asking.f_code.co_name)
     if place == ("torch.amp.autocast_mode", "_cast") and door.autocast.lives_on is None:
         return torch.device(asking.f_locals["device_type"])  # custom_fwd, of a model that goes by any autocast

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torchledger.capture import dependent
 from torchledger.capture.autocast import shielded
 from torchledger.capture.checks import CHECKS
+from torchledger.capture.corrections import CORRECTIONS
 from torchledger.capture.known import Known, follow
 from torchledger.capture.operations import (
     KINDS,
@@ -359,6 +360,8 @@ class Recorder(TorchDispatchMode):
             if check is not None:
                 check(*args, **kwargs)
             result = kernel() if kernel is not None else self._timed(func, *args, **kwargs)
+            if self._twins is not None and (corrected := CORRECTIONS.get(func)) is not None:
+                result = corrected(result, *args, **kwargs)
         except Exception as error:
             self._failed(error, kind.name or str(func), given, arguments_of(kind, args, kwargs))
             raise
