@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from torchledger import ForwardError, Ledger, UserError, analyze
 from torchledger.capture import Captured, capture
-from torchledger.capture.autocast import MODELLED, POLICIES, Region
+from torchledger.capture.autocast import MODELLED, POLICIES, SCRIPTED, Region
 from torchledger.capture.twins import Copies
 from torchledger.record import Operation
 from torchledger.training import training_step
@@ -653,3 +653,14 @@ def test_inference_mode_inside() -> None:
     assert Counter(name for name, _, _ in ran(analyze(net, (4,), autocast=HALF)))["to_copy"] == 3
     net = Net(lambda net, x: torch.inference_mode()(torch.einsum)("ij,kj->ik", x, net.a.weight), a=nn.Linear(4, 4))
     assert casts(analyze(net, (4,), autocast=HALF)) == 2
+
+
+def test_scripted_and_traced_modules() -> None:
+    inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    for scripted in (torch.jit.script(inner), torch.jit.trace(inner, torch.zeros(3, 4))):
+        net = Net(lambda net, x: net.b(net.a(net.a(x))), a=scripted, b=nn.Linear(4, 2))
+        ledger = analyze(net, (4,), autocast=HALF)
+        assert [made for name, _, made in ran(ledger) if name == "addmm"] == [(LOWER,)] * 3
+        assert casts(ledger) == 1 + 2 + 2, "the input and four parameters, once each"
+        assert ledger.assumptions == [SCRIPTED]
+        assert not analyze(net, (4,)).assumptions

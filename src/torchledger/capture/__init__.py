@@ -121,7 +121,8 @@ def capture(
         output = None  # held until the storages are closed: what forward returned outlived it
         printed: Any = Printed(lines_printed)
         prints = contextlib.nullcontext() if quiet else contextlib.redirect_stdout(printed)
-        with prints, scopes, entered(door, recorder):
+        scripts = casts.around_scripts((module for _, module in modules.values()), door.casting)
+        with prints, scopes, scripts, entered(door, recorder):
             try:
                 with autocast.entered() if autocast is not None else contextlib.nullcontext():
                     output = model(*args, **kwargs)
@@ -149,10 +150,7 @@ def capture(
     if door.saw_move:
         record.assumptions.append("all tensors lie on one device: moves such as x.to('cpu') are not counted")
     record.assumptions += recorder.known.reasons
-    for name in sorted(casts.unmodelled):
-        record.assumptions.append(
-            f"autocast was on for {name} and is not modelled there: operations keep the dtypes of their inputs"
-        )
+    record.assumptions += casts.remarks
     return Captured(record, error, recorder.seconds, needs_values and real is None, printed.lines)
 
 

@@ -1,8 +1,8 @@
 """Autocast on meta: the casts that torch would make on the device where the model lives, made by torch's own lists.
 
 torch casts in the dispatcher, by a key that tensors of a device carry and tensors on meta lack. While autocast is on
-for the model's device, a key that no build of torch uses stands in for that one. It lies in the same place, above autograd,
-which so sees the casts; and what C++ calls inside of another operation (`einsum`'s `bmm`) is cast like the rest.
+for the model's device, a key that no build of torch uses stands in for that one. Its place is the same, above autograd:
+so autograd sees the casts, and what C++ calls inside of another operation (`einsum`'s `bmm`) is cast like the rest.
 
 The lists, the rule of each list and that of the cache are those of torch 2.13, aten/src/ATen/autocast_mode.h and .cpp
 (docs: https://docs.pytorch.org/docs/stable/amp.html); cuDNN's recurrent layers have theirs in cudnn/AutocastRNN.cpp.
@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.cuda.amp.common
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from torchledger.capture.operations import overloads
 from torchledger.errors import UserError
@@ -28,6 +30,8 @@ from torchledger.inputs import DtypeLike, as_dtype
 AutocastLike = DtypeLike | None
 MODELLED = ("cuda", "cpu")
 DTYPES = (torch.bfloat16, torch.float16)
+UNMODELLED = "autocast was on for {} and is not modelled there: operations keep the dtypes of their inputs"
+SCRIPTED = "under autocast, scripted modules are cast as others are: TorchScript may cast a weight more than once"
 
 # By rule: cast all to the lower precision; cast all to float32; ask for a float32 result (sums, softmax) where no dtype
 # was asked for; the same by another overload; cast all to the widest among them; refuse.
@@ -165,9 +169,10 @@ class Autocast:
         """
         self.lives_on = lives_on
         self.device: str | None = None
-        self.unmodelled: set[str] = set()  # devices whose autocast was on
+        self.remarks: dict[str, None] = {}  # what was taken for granted
         self._is_real = is_real
-        self._casts: dict[int, tuple[weakref.ref[torch.Tensor], torch.Tensor]] = {}  # by id of what was cast
+        # By address, with what was cast: its gradient's node in the cast's graph holds it all the same.
+        self._casts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Autocast:
@@ -199,7 +204,7 @@ class Autocast:
             return False
         if device is not None and not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return False
-        self.unmodelled.add(device or "another device")
+        self.remarks[UNMODELLED.format(device or "another device")] = None
         return True
 
     @contextlib.contextmanager
@@ -214,6 +219,33 @@ class Autocast:
         finally:
             self.device = before
             self._switch()
+
+    @contextlib.contextmanager
+    def around_scripts(
+        self, modules: Iterable[nn.Module], casting: Callable[[], AbstractContextManager[None]]
+    ) -> Iterator[None]:
+        """Hold `casting` while a scripted module runs on meta: what it calls is no function that a mode sees."""
+        if self._is_real or not any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+            yield
+            return
+        opened: list[tuple[nn.Module, AbstractContextManager[None]]] = []
+
+        def enter(module: nn.Module, _: Any) -> None:
+            if isinstance(module, torch.jit.ScriptModule) and torch._C._is_any_autocast_enabled():
+                self.remarks[SCRIPTED] = None
+                opened.append((module, casting()))
+                opened[-1][1].__enter__()
+
+        def leave(module: nn.Module, *_: Any) -> None:
+            if opened and opened[-1][0] is module:
+                opened.pop()[1].__exit__(None, None, None)
+
+        handles = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _switch(self) -> None:
         is_on = self.device is not None and not self._is_real
@@ -244,12 +276,12 @@ class Autocast:
         )
         if not is_kept:
             return value.to(dtype)
-        known = self._casts.get(id(value))
-        if known is not None and known[0]() is value and known[1].dtype == dtype:
+        known = self._casts.get(value._cdata)
+        if known is not None and known[1].dtype == dtype:
             return known[1]
         with torch.enable_grad():  # what is kept serves under no_grad and after it
             made = value.to(dtype)
-        self._casts[id(value)] = (weakref.ref(value), made)
+        self._casts[value._cdata] = (value, made)
         return made
 
     def attention(self, *tensors: torch.Tensor | None) -> tuple[Any, ...]:

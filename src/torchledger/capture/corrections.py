@@ -28,6 +28,15 @@ def _group_norm_backward(result: Any, gradient: Any, x: Any, *_: Any) -> Any:
     return (of_input if of_input is None else of_input.to(x.dtype), *others)
 
 
+def _gelu_backward(result: Any, gradient: Any, x: Any, **_: Any) -> Any:
+    """Lay out what has lower precision than float32 as every pointwise operation does."""
+    return torch.ops.aten.silu_backward(gradient, x)
+
+
 CORRECTIONS: dict[Any, Callable[..., Any]] = overloads(
-    {"native_group_norm.default": _group_norm, "native_group_norm_backward.default": _group_norm_backward}
+    {
+        "native_group_norm.default": _group_norm,
+        "native_group_norm_backward.default": _group_norm_backward,
+        "gelu_backward.default": _gelu_backward,
+    }
 )

@@ -9,7 +9,7 @@ import contextlib
 import math
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,7 +24,6 @@ from torchledger.capture.autocast import Autocast
 from torchledger.capture.operations import tensor_info
 from torchledger.capture.recorder import FailedOperation, Recorder
 from torchledger.inputs import tensors_in
-
 
 _CPU = torch.device("cpu")
 
@@ -48,12 +47,18 @@ class FrontDoor(TorchFunctionMode):
         kwargs = kwargs or {}
         if not torch._C._is_any_autocast_enabled() and self.autocast.device is None:
             return self._answer(func, args, kwargs)
+        with self.casting():
+            return self._answer(func, args, kwargs)
+
+    @contextlib.contextmanager
+    def casting(self) -> Iterator[None]:
+        """Run what comes with the casts that autocast makes at this moment."""
         recorder = self.recorder
         before = recorder.autocast, recorder.keeps_dtypes
         with self.autocast.as_it_is_now():
             recorder.autocast, recorder.keeps_dtypes = True, self.autocast.is_unmodelled()
             try:
-                return self._answer(func, args, kwargs)
+                yield
             finally:
                 recorder.autocast, recorder.keeps_dtypes = before
 
