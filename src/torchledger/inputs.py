@@ -13,7 +13,6 @@ import torch
 from torchledger.errors import UserError, close_matches
 
 DtypeLike = torch.dtype | str
-_SHORT = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # One for all inputs, one for each positional input, or by place (0, 1, ...) and name.
 InputDtype = DtypeLike | Sequence[DtypeLike] | Mapping[int | str, DtypeLike]
 
@@ -22,7 +21,7 @@ def as_dtype(value: DtypeLike, name: str) -> torch.dtype:
     """Return the torch dtype that `value` names. Raise UserError where it names none."""
     if isinstance(value, torch.dtype):
         return value
-    dtype = _SHORT.get(value) or getattr(torch, str(value).removeprefix("torch."), None)
+    dtype = getattr(torch, str(value).removeprefix("torch."), None)
     if isinstance(dtype, torch.dtype):
         return dtype
     choices = sorted(n for n in dir(torch) if isinstance(getattr(torch, n), torch.dtype))

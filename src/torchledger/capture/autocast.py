@@ -30,6 +30,7 @@ from torchledger.inputs import DtypeLike, as_dtype
 AutocastLike = DtypeLike | None
 MODELLED = ("cuda", "cpu")
 DTYPES = (torch.bfloat16, torch.float16)
+_SHORT = {"bf16": "bfloat16", "fp16": "float16"}
 UNMODELLED = "autocast was on for {} and is not modelled there: operations keep the dtypes of their inputs"
 SCRIPTED = "under autocast, scripted modules are cast as others are: TorchScript may cast a weight more than once"
 
@@ -136,7 +137,7 @@ class Region:
             torch.set_autocast_cache_enabled(cached)
 
 
-def region_of(value: AutocastLike, lives_on: str, name: str = "autocast") -> Region | None:
+def region_of(value: AutocastLike, lives_on: str) -> Region | None:
     """Return the region that `value` names: a dtype, or `DEVICE:DTYPE`; of a model that lives on `lives_on`.
 
     A model on meta is taken to live on the CPU. Raise UserError for what is no such dtype or device.
@@ -144,13 +145,13 @@ def region_of(value: AutocastLike, lives_on: str, name: str = "autocast") -> Reg
     if value is None:
         return None
     device, colon, written = str(value).rpartition(":")
-    dtype = as_dtype(written if isinstance(value, str) else value, name)
+    dtype = as_dtype(_SHORT.get(written, written) if isinstance(value, str) else value, "autocast")
     if dtype not in DTYPES:
-        raise UserError(f"{name} is {value!r}; autocast goes down to bfloat16 or float16")
+        raise UserError(f"autocast is {value!r}; autocast goes down to bfloat16 or float16")
     device = device if colon else "cpu" if lives_on == "meta" else lives_on
     if device not in MODELLED:
         raise UserError(
-            f"{name} is {value!r} for the device {device!r}; it is modelled as on a CPU or on CUDA: "
+            f"autocast is {value!r} for the device {device!r}; it is modelled as on a CPU or on CUDA: "
             f"write {written.removeprefix('torch.')}, or cuda:{written.removeprefix('torch.')}"
         )
     return Region(device, dtype)
