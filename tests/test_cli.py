@@ -365,7 +365,10 @@ def test_console_script_calls_main() -> None:
         ("nets.py:Net --model-dtype bf16", "'bf16', which is no dtype; .* Did you mean 'bfloat16'"),
         ("nets.py:Net --model-dtype int64", "int64, expected a floating-point dtype such as bfloat16"),
         ("nets.py:Net --autocast float64", "autocast is 'float64'; autocast goes down to bfloat16 or float16"),
-        ("nets.py:Net --autocast xpu:bf16", "for the device 'xpu'; it is modelled as on a CPU or on CUDA: write bf16"),
+        (
+            "nets.py:Net --autocast xpu:bf16",
+            "for the device 'xpu'; it is modelled as on a CPU or on CUDA: write cpu:bf16",
+        ),
         ("nets.py:Net --autocast bf61", "autocast is 'bf61', which is no dtype"),
         ("nets.py:Net --measure --autocast bf16", "leave measure or autocast out"),
         ("net.json --autocast bf16", r"'net\.json' is a saved ledger, .*: --autocast cannot change it"),

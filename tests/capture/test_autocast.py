@@ -613,7 +613,7 @@ def test_float16() -> None:
         ("float32", "autocast is 'float32'; autocast goes down to bfloat16 or float16"),
         (torch.int8, "autocast is torch.int8; autocast goes down to bfloat16 or float16"),
         ("bfloat", "autocast is 'bfloat', which is no dtype; .* Did you mean 'float' or 'bfloat16'"),
-        ("tpu:bf16", "for the device 'tpu'; it is modelled as on a CPU or on CUDA: write bf16, or cuda:bf16"),
+        ("tpu:bf16", "for the device 'tpu'; it is modelled as on a CPU or on CUDA: write cpu:bf16 or cuda:bf16"),
         (True, "autocast is True, which is no dtype"),
     ],
 )
@@ -664,3 +664,12 @@ def test_scripted_and_traced_modules() -> None:
         assert casts(ledger) >= 1 + 2 + 2, "the input and four parameters"
         assert ledger.assumptions == [SCRIPTED]
         assert not analyze(net, (4,)).assumptions
+
+
+def test_a_scripted_step() -> None:
+    net = Net(lambda net, x: net.b(net.a(net.a(x))), a=torch.jit.script(nn.Linear(4, 4)), b=nn.Linear(4, 2))
+    for _ in range(3):  # TorchScript makes another graph of it the second time
+        ledger = analyze(net, (5, 4), batch=2, training=True, autocast=HALF)
+        assert SCRIPTED in ledger.assumptions
+        # 10 rows of 4 x 4 twice and 4 x 2
+        assert ledger.totals(phase="forward")["macs"] == 10 * (16 + 16 + 8)

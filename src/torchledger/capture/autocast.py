@@ -32,7 +32,10 @@ MODELLED = ("cuda", "cpu")
 DTYPES = (torch.bfloat16, torch.float16)
 _SHORT = {"bf16": "bfloat16", "fp16": "float16"}
 UNMODELLED = "autocast was on for {} and is not modelled there: operations keep the dtypes of their inputs"
-SCRIPTED = "under autocast, scripted modules are cast as others are: TorchScript may cast a weight more than once"
+SCRIPTED = (
+    "under autocast, TorchScript casts by rules of its own: scripted modules are cast as others are in inference, and "
+    "not at all where gradients are recorded"
+)
 
 # By rule: cast all to the lower precision; cast all to float32; ask for a float32 result (sums, softmax) where no dtype
 # was asked for; the same by another overload; cast all to the widest among them; refuse.
@@ -152,7 +155,7 @@ def region_of(value: AutocastLike, lives_on: str) -> Region | None:
     if device not in MODELLED:
         raise UserError(
             f"autocast is {value!r} for the device {device!r}; it is modelled as on a CPU or on CUDA: "
-            f"write {written.removeprefix('torch.')}, or cuda:{written.removeprefix('torch.')}"
+            f"write cpu:{written.removeprefix('torch.')} or cuda:{written.removeprefix('torch.')}"
         )
     return Region(device, dtype)
 
@@ -178,7 +181,6 @@ class Autocast:
 
     def __enter__(self) -> Autocast:
         global _running
-        _register()
         stack = self._stack
         stack.callback(_put_back, _running, torch.is_autocast_cache_enabled(), _nesting(), _states())
         _running = self
@@ -234,8 +236,9 @@ class Autocast:
         def enter(module: nn.Module, _: Any) -> None:
             if isinstance(module, torch.jit.ScriptModule) and torch._C._is_any_autocast_enabled():
                 self.remarks[SCRIPTED] = None
-                opened.append((module, casting()))
-                opened[-1][1].__enter__()
+                if not torch.is_grad_enabled():  # TorchScript's own backward takes the tensors as they were before
+                    opened.append((module, casting()))
+                    opened[-1][1].__enter__()
 
         def leave(module: nn.Module, *_: Any) -> None:
             if opened and opened[-1][0] is module:
@@ -250,6 +253,8 @@ class Autocast:
 
     def _switch(self) -> None:
         is_on = self.device is not None and not self._is_real
+        if is_on:
+            _register()
         torch._C._dispatch_tls_set_dispatch_key_included(_KEY, is_on)
         torch._C._dispatch_tls_set_dispatch_key_excluded(_KEY, not is_on)
 
