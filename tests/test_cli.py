@@ -260,6 +260,10 @@ def test_options_of_the_run(run: Run) -> None:
     plain = rows_of(run("stat", "nets.py:Net", "--format", "csv").out)
     half = rows_of(run("stat", "nets.py:Net", "--format", "csv", "--model-dtype", "bfloat16").out)
     assert [2 * int(row["bytes_read"]) for row in half] == [int(row["bytes_read"]) for row in plain]
+    mixed = run("stat", "nets.py:Net", "--autocast", "bf16").out
+    assert "eval mode, autocast cpu:bfloat16, batch 1" in mixed.splitlines()[0]
+    cuda = run("stat", "nets.py:Net", "--training", "--autocast", "cuda:fp16", "--format", "json").out
+    assert json.loads(cuda)["autocast"] == "cuda:float16"
     unbiased = rows_of(run("stat", "nets.py:Net", "--format", "csv", "--arg", "bias=False").out)
     assert int(plain[0]["params"]) - int(unbiased[0]["params"]) == 4
     train = run("stat", "nets.py:Net", "--mode", "train", "--batch", 5, "--format", "csv")
@@ -360,6 +364,14 @@ def test_console_script_calls_main() -> None:
         ("nets.py:Net --input 4:int99", "'int99', which is no dtype; write float32.* Did you mean"),
         ("nets.py:Net --model-dtype bf16", "'bf16', which is no dtype; .* Did you mean 'bfloat16'"),
         ("nets.py:Net --model-dtype int64", "int64, expected a floating-point dtype such as bfloat16"),
+        ("nets.py:Net --autocast float64", "autocast is 'float64'; autocast goes down to bfloat16 or float16"),
+        (
+            "nets.py:Net --autocast xpu:bf16",
+            "for the device 'xpu'; it is modelled as on a CPU or on CUDA: write cpu:bf16",
+        ),
+        ("nets.py:Net --autocast bf61", "autocast is 'bf61', which is no dtype"),
+        ("nets.py:Net --measure --autocast bf16", "leave measure or autocast out"),
+        ("net.json --autocast bf16", r"'net\.json' is a saved ledger, .*: --autocast cannot change it"),
         ("nets.py:Sizeless", "does not say the size of its input: add --input, such as --input 3x224x224"),
         ("nets.py:Net --batch 0", "batch is 0, expected a whole number from 1"),
         ("nets.py:Net --batch -2", "batch is -2, expected a whole number from 1"),

@@ -101,7 +101,7 @@ def test_commands_of_the_readme_run(
     with torch.no_grad():
         torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.zeros(2, 4),)), "net.pt2")
     commands = re.findall(r"^    (?:\$ )?torchledger ((?:stat|models).*?)(?: +#.*)?$", README, re.MULTILINE)
-    assert len(commands) == 14
+    assert len(commands) == 15
     for command in commands:
         with pytest.raises(SystemExit) as done:
             main(command.split())

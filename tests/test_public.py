@@ -20,6 +20,7 @@ MODEL_ARGUMENTS = [
     "optimizer",
     "execute",
     "rules",
+    "autocast",
 ]
 
 

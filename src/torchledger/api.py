@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from torchledger import pricing
-from torchledger.capture import MODES, Mode
+from torchledger.capture import MODES, Mode, home
+from torchledger.capture.autocast import AutocastLike, region_of
 from torchledger.capture.execution import Execute, check_execute, run
+from torchledger.capture.scopes import walk
 from torchledger.errors import UserError
 from torchledger.inputs import DtypeLike, InputDtype, as_dtype, example_inputs
 from torchledger.ledger import ForwardError, Ledger
@@ -39,6 +41,7 @@ def analyze(
     optimizer: OptimizerLike = None,
     execute: Execute = "auto",
     rules: Rules | None = None,
+    autocast: AutocastLike = None,
 ) -> Ledger:
     """Run `model` once without computing anything, and return the ledger of what it would do.
 
@@ -67,6 +70,9 @@ def analyze(
             says so among the ledger's assumptions; parameters, buffers and inputs on meta get made-up values, and all
             may take 2 GB. False refuses. True always runs the model for real, of any size if it has values.
         rules: how to price custom operations in this ledger, by name, as `register_rule` does for all.
+        autocast: run forward and loss under `torch.autocast` with this dtype, "bfloat16" or "float16"; backward outside
+            of it. The casts are those of the device that the model lives on (on meta: of a CPU); "cuda:bfloat16" takes
+            it to live on a GPU.
 
     Raises:
         UserError: for an argument that is wrong.
@@ -82,7 +88,7 @@ def analyze(
     """
     step = checked_step(training, loss, optimizer)
     ledger, error = open_ledger(
-        model, inputs, kwargs, batch, mode, input_dtype, model_dtype, "no", rules, step, execute
+        model, inputs, kwargs, batch, mode, input_dtype, model_dtype, "no", rules, step, execute, autocast
     )
     if error is not None:
         raise error
@@ -104,6 +110,7 @@ def stat(
     optimizer: OptimizerLike = None,
     execute: Execute = "auto",
     rules: Rules | None = None,
+    autocast: AutocastLike = None,
 ) -> Ledger:
     """Print the by-layer table of `model` under `convention` and return its ledger.
 
@@ -121,7 +128,7 @@ def stat(
     step = checked_step(training, loss, optimizer, bool(measure))
     wanted: Measure = "yes" if measure else "no" if step is not None else unasked
     ledger, error = open_ledger(
-        model, inputs, kwargs, batch, mode, input_dtype, model_dtype, wanted, rules, step, execute
+        model, inputs, kwargs, batch, mode, input_dtype, model_dtype, wanted, rules, step, execute, autocast
     )
     if error is None or ledger.totals()["operations"]:  # a forward that refuses its input has nothing to show
         print(for_stream(ledger.by_layer(convention), sys.stdout), end="")
@@ -159,6 +166,7 @@ def open_ledger(
     rules: Rules | None = None,
     training: Training | None = None,
     execute: Execute = "auto",
+    autocast: AutocastLike = None,
 ) -> tuple[Ledger, ForwardError | None]:
     """Capture the model; return its ledger, and the error where forward failed. For `analyze`, `stat` and the shell.
 
@@ -181,19 +189,22 @@ def open_ledger(
     asked = measure == "yes"
     if asked and cast is not None:
         raise UserError("a measured run takes the model as it is: leave model_dtype out, or convert the model first")
+    region = region_of(autocast, home(walk(model), (inputs, kwargs)).type)
+    if asked and region is not None:
+        raise UserError("a measured run takes the model as it is: leave measure or autocast out")
     default = cast or floating_dtype(model)
     args, keywords = example_inputs(inputs, kwargs, batch, input_dtype, default)
     if asked:
         check_measurable(model)
     if training is not None and mode == "eval":
         mode = "train"
-    captured = run(model, args, keywords, mode, batch, cast, training, execute)
+    captured = run(model, args, keywords, mode, batch, cast, training, execute, region)
     ledger = Ledger(captured.record, rules)
     if captured.error is not None:
         error = ForwardError(captured.record.error or str(captured.error), ledger)
         error.__cause__ = captured.error
         return ledger, error
-    if measure == "no" or (not asked and (cast is not None or not has_values(model))):
+    if measure == "no" or (not asked and (cast is not None or region is not None or not has_values(model))):
         return ledger, None
     macs = ledger.totals()["macs"]
     if asked or (isinstance(macs, int) and not isinstance(macs, AtLeast) and macs < MEASURED_BELOW):

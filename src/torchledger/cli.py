@@ -118,6 +118,14 @@ def stat(
     model_dtype: Annotated[
         str | None, typer.Option("--model-dtype", metavar="DTYPE", help="Take the parameters as bfloat16, for example.")
     ] = None,
+    autocast: Annotated[
+        str | None,
+        typer.Option(
+            "--autocast",
+            metavar="DTYPE",
+            help="Run forward and loss under autocast: bf16 or fp16, as on a CPU; cuda:bf16, as on a GPU.",
+        ),
+    ] = None,
     training: Annotated[
         bool | None,
         typer.Option("--training", help="A whole training step: forward, loss, backward, optimizer.  [default: no]"),
@@ -185,7 +193,7 @@ def stat(
         given = {
             "--classes": classes, "--arg": arg, "--weights": weights, "--input": input, "--batch": batch,
             "--mode": mode, "--model-dtype": model_dtype, "--measure": measure, "--training": training,
-            "--loss": loss, "--optimizer": optimizer, "--execute": execute,
+            "--loss": loss, "--optimizer": optimizer, "--execute": execute, "--autocast": autocast,
         }  # fmt: skip
         if asked := [name for name, value in given.items() if value not in (None, [])]:
             raise UserError(f"{source!r} is a saved ledger, a run that is over: {', '.join(asked)} cannot change it")
@@ -202,6 +210,7 @@ def stat(
             weights,
             (bool(training), loss, optimizer),
             "auto" if execute is None else execute,
+            autocast,
         )
     part = None if phase is None else phase.value
     if by is View.layer:
@@ -255,6 +264,7 @@ def _captured(
     weights: str | None,
     training: tuple[bool, str | None, str | None],
     execute: Execute,
+    autocast: str | None,
 ) -> tuple[Ledger, Exception | None]:
     """Build the model, on meta unless it is run for real, and capture it; a failing forward comes with its ledger."""
     from torchledger import sources
@@ -292,6 +302,7 @@ def _captured(
             "yes" if measure else "no",
             training=step,
             execute=execute,
+            autocast=autocast,
         )
 
 

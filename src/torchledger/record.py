@@ -258,6 +258,7 @@ class Record:
     loss_at: int | None = None  # of a training step: entries booked when forward returned
     one_by_one: int | None = None  # most bytes of temporaries where the optimizer takes one parameter after another
     routing: Routing | None = None  # where the model chose by its own values what runs
+    autocast: str | None = None  # around forward and loss: device and dtype, such as cpu:bfloat16
 
     def row_keys(self) -> list[RowKey]:
         """Return for each entry the row of the by-layer view that it belongs to.
@@ -320,6 +321,7 @@ class Record:
             "one_by_one": self.one_by_one,
             # Where there is any: files of models without are as they were, and load everywhere.
             **({} if self.routing is None else {"routing": _routing_to_json(self.routing)}),
+            "autocast": self.autocast,
         }
 
     @classmethod
@@ -416,6 +418,7 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
         loss_at=_optional(int, data["loss_at"]) if data["schema"] > 2 else None,
         one_by_one=_optional(int, data["one_by_one"]) if data["schema"] > 2 else None,
         routing=_routing_from_json(data["routing"]) if "routing" in data else None,
+        autocast=_optional(str, data.get("autocast")),
     )
 
 

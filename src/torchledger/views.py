@@ -320,6 +320,7 @@ def _table(
     columns += [Column(q.name, q.title, q.unit, weight=weights[q.name]) for q in convention.quantities]
     measured = record.measurement is not None and not by_kind
     run = record.step or f"{record.mode} mode"
+    run += f", autocast {record.autocast}" if record.autocast is not None else ""
     if phase is not None:
         run = f"{phase} of the {run}" if record.step else f"{run}, {phase}"
     if measured:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from torchledger import Ledger, analyze
 from torchledger.capture import capture
+from torchledger.capture.autocast import Region
 from torchledger.capture.twins import Copies
 from torchledger.training import training_step
 
@@ -181,10 +182,21 @@ def test_training_step_on_meta_is_that_of_a_real_run(spelling: tuple[list[Step],
     compare(spelling, "train", training_step(None, optimizer))
 
 
-def compare(spelling: tuple[list[Step], bool], mode: Any, training: Any) -> None:
+@settings(max_examples=40)
+@given(spelled, st.sampled_from(OPTIMIZERS))
+def test_training_step_under_autocast_is_that_of_a_real_run(spelling: tuple[list[Step], bool], optimizer: Any) -> None:
+    compare(spelling, "train", training_step(None, optimizer), Region("cpu", torch.bfloat16))
+
+
+def compare(spelling: tuple[list[Step], bool], mode: Any, training: Any, autocast: Region | None = None) -> None:
     net, x = Net(*spelling), sample(spelling[1], 2)
     before = observing.state(net, x)
-    on_meta, real = (capture(net, (x,), {}, mode, real=run, training=training) for run in (None, Copies()))
+    on_meta, real = (
+        capture(net, (x,), {}, mode, real=run, training=training, autocast=autocast) for run in (None, Copies())
+    )
+    if autocast is not None and real.error is not None:  # dtypes that do not go together
+        assert type(on_meta.error) is type(real.error)
+        return
     assert (on_meta.error, real.error) == (None, None)
     assert observing.assumptions(on_meta.record) == []
     left, right = observing.operations(on_meta.record), observing.operations(real.record)

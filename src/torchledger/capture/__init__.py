@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.parameter import is_lazy
 
+from torchledger.capture.autocast import Autocast, Region
 from torchledger.capture.caches import without_meta
 from torchledger.capture.diagnose import explain
 from torchledger.capture.frontdoor import FrontDoor
@@ -24,7 +25,7 @@ from torchledger.capture.modes import entered
 from torchledger.capture.recorder import Recorder
 from torchledger.capture.scopes import Modules, Scopes, walk
 from torchledger.capture.shapes import MEMO
-from torchledger.capture.step import step
+from torchledger.capture.step import loss_of, step
 from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import ParameterInfo, Record, StorageKind
@@ -79,10 +80,11 @@ def capture(
     quiet: bool = False,
     training: Training | None = None,
     lines_printed: int = 0,
+    autocast: Region | None = None,
 ) -> Captured:
     """Run the model's forward once and record it, on meta twins of its tensors, or for real, on `real` copies of them.
 
-    `training`: go on with loss, backward and optimizer step; see training.py.
+    `training`: go on with loss, backward and optimizer step; see training.py. `autocast`: around forward and loss.
 
     `model_dtype`: take the floating-point parameters and buffers as if they had this dtype. `synchronize`: waits for
     the device; given for a real run, each operation is timed. An exception of the model's own forward is returned with
@@ -94,7 +96,12 @@ def capture(
     record.inputs = _described(args, kwargs)
     stand_ins = real or Twins(model_dtype, state_of(modules) if model_dtype is not None else ())
     record.step = training.description if training is not None else None
-    with ready(modules, stand_ins, mode, [args, dict(kwargs)], gradients=training is not None):
+    record.autocast = autocast.description if autocast is not None else None
+    device = home(modules, (args, kwargs))
+    if autocast is not None and autocast.device != device.type:
+        device = torch.device(autocast.device)
+    casts = Autocast(None if device.type == "meta" else device.type, is_real=real is not None)
+    with ready(modules, stand_ins, mode, [args, dict(kwargs)], gradients=training is not None), casts:
         scopes = Scopes(modules, record)
         recorder = Recorder(record, scopes, stand_ins, None if real else MEMO, synchronize)
         _take_down_state(modules, record, recorder)
@@ -107,17 +114,22 @@ def capture(
             for tensor, twin in stand_ins.pairs:
                 if _has_plain_values(tensor):
                     recorder.known.lend(twin, tensor)
-        door = FrontDoor(recorder, _device(modules))
+        # A model on meta shall think that it is on the CPU.
+        door = FrontDoor(recorder, torch.device("cpu") if device.type == "meta" else device, casts)
         error: BaseException | None = None
         needs_values = False
         output = None  # held until the storages are closed: what forward returned outlived it
         printed: Any = Printed(lines_printed)
         prints = contextlib.nullcontext() if quiet else contextlib.redirect_stdout(printed)
-        with prints, scopes, entered(door, recorder):
+        scripts = casts.around_scripts((module for _, module in modules.values()), door.casting)
+        with prints, scopes, scripts, entered(door, recorder):
             try:
-                output = model(*args, **kwargs)
+                with autocast.entered() if autocast is not None else contextlib.nullcontext():
+                    output = model(*args, **kwargs)
+                    if training is not None:
+                        output = [output, *loss_of(model, output, training, recorder)]
                 if training is not None:
-                    output = [output, *step(model, output, training, recorder, stand_ins)]
+                    output.append(step(model, output[1], training, recorder, stand_ins))
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as raised:  # SystemExit, and what extensions derive from BaseException
@@ -139,8 +151,7 @@ def capture(
     if door.saw_move:
         record.assumptions.append("all tensors lie on one device: moves such as x.to('cpu') are not counted")
     record.assumptions += recorder.known.reasons
-    if door.saw_autocast:
-        record.assumptions.append("autocast was on and is not modelled: operations keep the dtypes of their inputs")
+    record.assumptions += casts.remarks
     return Captured(record, error, recorder.seconds, needs_values and real is None, printed.lines)
 
 
@@ -242,10 +253,10 @@ def _has_plain_values(tensor: torch.Tensor) -> bool:
     return not (tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.is_quantized)
 
 
-def _device(modules: Modules) -> torch.device:
-    """Return where the model lives, as its code shall see it: on meta, as if that were the CPU."""
-    device = next((tensor.device for tensor in state_of(modules) if not is_lazy(tensor)), torch.device("cpu"))
-    return torch.device("cpu") if device.type == "meta" else device
+def home(modules: Modules, inputs: Any) -> torch.device:
+    """Return where a model lives: with its first parameter or buffer, else with its first input."""
+    tensors = (*state_of(modules), *tensors_in(inputs))
+    return next((tensor.device for tensor in tensors if not is_lazy(tensor)), torch.device("cpu"))
 
 
 def _take_down_state(modules: Modules, record: Record, recorder: Recorder) -> None:

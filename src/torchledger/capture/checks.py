@@ -74,6 +74,10 @@ def _index_select(x: Any, dim: int, index: Any) -> None:
         raise IndexError(f"index has {index.dim()} dimensions, expected at most 1")
 
 
+def _index_add(x: Any, dim: int, index: Any, source: Any, **_: Any) -> None:
+    _one_dtype(x, source)
+
+
 def _class_indices(x: Any, target: Any, *_: Any) -> None:
     if target.dtype not in (torch.int64, torch.uint8):
         raise RuntimeError(f"target has dtype {str(target.dtype).removeprefix('torch.')}, expected int64")
@@ -86,9 +90,13 @@ def _table() -> dict[str, Callable[..., None]]:
         "bmm.default": _product,
         "addmm.default": _product_and_sum,
         "baddbmm.default": _product_and_sum,
+        "addmm_.default": _product_and_sum,
+        "baddbmm_.default": _product_and_sum,
         "_softmax.default": _softmax,
         "_log_softmax.default": _softmax,
         "index_select.default": _index_select,
+        "index_add.default": _index_add,
+        "index_add_.default": _index_add,
         "nll_loss_forward.default": _class_indices,
         "nll_loss2d_forward.default": _class_indices,
     }

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from torchledger.capture import Captured, Mode, capture, state_of
+from torchledger.capture.autocast import Region
 from torchledger.capture.scopes import walk
 from torchledger.capture.twins import Copies
 from torchledger.errors import UserError
@@ -42,6 +43,7 @@ def run(
     model_dtype: torch.dtype | None = None,
     training: Training | None = None,
     execute: Execute = "auto",
+    autocast: Region | None = None,
 ) -> Captured:
     """Capture the model on meta, or for real: when that is asked for, or when operations need values (`auto`).
 
@@ -49,21 +51,22 @@ def run(
     Raise UserError for a model that `execute=True` cannot run.
     """
     if execute is True:
-        if (reason := _obstacle(model, (args, kwargs), made_up_alone=True)) is not None:
+        if (reason := _obstacle(model, (args, kwargs), autocast, made_up_alone=True)) is not None:
             raise UserError(f"execute=True runs the model for real, but {reason}")
-        return _for_real(model, args, kwargs, mode, batch, model_dtype, training, "run for real, as asked", 0)
-    captured = capture(model, args, kwargs, mode, batch, model_dtype, training=training)
+        return _for_real(model, args, kwargs, mode, batch, model_dtype, training, autocast, "run for real, as asked", 0)
+    captured = capture(model, args, kwargs, mode, batch, model_dtype, training=training, autocast=autocast)
     if not captured.needs_values:
         return captured
     why = captured.record.error
     if execute is False:
         captured.record.error = f"{why}; execute=True (--execute) runs the model for real"
         return captured
-    if (reason := _obstacle(model, (args, kwargs))) is not None:
+    if (reason := _obstacle(model, (args, kwargs), autocast)) is not None:
         captured.record.error = f"{why}; it was not run for real instead: {reason}"
         return captured
     notice = f"run for real, since {why}"
-    real = _for_real(model, args, kwargs, mode, batch, model_dtype, training, notice, captured.lines_printed)
+    printed = captured.lines_printed
+    real = _for_real(model, args, kwargs, mode, batch, model_dtype, training, autocast, notice, printed)
     if real.error is not None:
         real.record.error = f"{real.record.error} (run for real, since {why})"
     return real
@@ -77,12 +80,24 @@ def _for_real(
     batch: int,
     model_dtype: torch.dtype | None,
     training: Training | None,
+    autocast: Region | None,
     notice: str,
     lines_printed: int,
 ) -> Captured:
     state = state_of(walk(model))
     copies = Copies(dtype=model_dtype, cast=state if model_dtype is not None else (), device=device_of(state))
-    captured = capture(model, args, kwargs, mode, batch, real=copies, training=training, lines_printed=lines_printed)
+    captured = capture(
+        model,
+        args,
+        kwargs,
+        mode,
+        batch,
+        None,
+        copies,
+        training=training,
+        lines_printed=lines_printed,
+        autocast=autocast,
+    )
     said = [notice, FELL]
     said += [MADE_UP] * any(tensor.is_meta for tensor in state)
     said += [INPUTS_MADE_UP] * any(tensor.is_meta for tensor in tensors_in((args, dict(kwargs))))
@@ -95,11 +110,13 @@ def device_of(state: Iterable[torch.Tensor]) -> torch.device:
     return next((tensor.device for tensor in state if not tensor.is_meta), torch.device("cpu"))
 
 
-def _obstacle(model: nn.Module, inputs: Any, made_up_alone: bool = False) -> str | None:
+def _obstacle(model: nn.Module, inputs: Any, autocast: Region | None, made_up_alone: bool = False) -> str | None:
     """Say why a model is not run for real, or return None. `made_up_alone`: what has values is no obstacle."""
     state = state_of(walk(model))
     if any(map(is_lazy, state)):
         return "it has parameters that are not initialised: call it once, or build it with sizes"
+    if autocast is not None and autocast.device != (device := device_of(state).type):
+        return f"it would run on {device}, where autocast is another than the {autocast.description} that was asked for"
     tensors = {id(tensor): tensor for tensor in (*state, *tensors_in(inputs))}.values()
     counted = [tensor for tensor in tensors if tensor.is_meta or not made_up_alone]
     size = sum(tensor.numel() * tensor.element_size() for tensor in counted)

@@ -9,7 +9,7 @@ import contextlib
 import math
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,28 +20,51 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from torchledger.capture import whole
+from torchledger.capture.autocast import Autocast
 from torchledger.capture.failures import note
 from torchledger.capture.operations import tensor_info
 from torchledger.capture.recorder import FailedOperation, Recorder
 from torchledger.inputs import tensors_in
 
+_CPU = torch.device("cpu")
+
 
 class FrontDoor(TorchFunctionMode):
     """Send the functions of a small table to the recorder whole; let all others through."""
 
-    def __init__(self, recorder: Recorder, device: torch.device) -> None:
+    def __init__(self, recorder: Recorder, device: torch.device, autocast: Autocast) -> None:
         super().__init__()
         self.recorder = recorder
+        self.autocast = autocast
         self.device = device  # where the model lives, and where its code shall think that it does
-        self.saw_autocast = False
         self.saw_move = False  # to a device by name, such as x.cuda()
+        # The model is taken to live on a GPU, and there is none: torch would look for it before a mode is asked.
+        self._stands_in = device.type == "cuda" and not torch.cuda.is_available()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        self.recorder.autocast = torch._C._is_any_autocast_enabled()
-        self.saw_autocast |= self.recorder.autocast
+        if not torch._C._is_any_autocast_enabled() and self.autocast.device is None:
+            return self._answer(func, args, kwargs)
+        with self.casting():
+            return self._answer(func, args, kwargs)
+
+    @contextlib.contextmanager
+    def casting(self) -> Iterator[None]:
+        """Run what comes with the casts that autocast makes at this moment."""
+        recorder = self.recorder
+        before = recorder.autocast, recorder.keeps_dtypes
+        with self.autocast.as_it_is_now():
+            recorder.autocast, recorder.keeps_dtypes = True, self.autocast.is_unmodelled()
+            try:
+                yield
+            finally:
+                recorder.autocast, recorder.keeps_dtypes = before
+
+    def _answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._stands_in and kwargs.get("device") is not None:
+            kwargs = {**kwargs, "device": _CPU}
         special = _TABLE.get(func)
         try:
             return func(*args, **kwargs) if special is None else special(self, func, *args, **kwargs)
@@ -125,10 +148,12 @@ def _new_tensor_like(door: FrontDoor, func: Callable[..., Any], like: torch.Tens
 
 
 # Where torch itself asks for a device. A checkpoint compares what it saw where no mode answers with what it sees when
-# it runs again; flex_attention has a backward on a GPU alone, and says so: a training step with it is one on a GPU.
+# it runs again; flex_attention has a backward on a GPU alone, and says so: a training step with it is one on a GPU; the
+# lengths of a packed sequence lie on the CPU wherever its rows do.
 _ASKING: dict[tuple[str, str], Callable[[torch.device], torch.device]] = {
     ("torch.utils.checkpoint", "_default_meta_extractor"): lambda device: device,
     ("torch.nn.attention.flex_attention", "_validate_device"): lambda _: torch.device("cuda"),
+    ("torch.nn.utils.rnn", "_packed_sequence_init_args"): lambda _: _CPU,
 }
 
 
@@ -137,8 +162,11 @@ def _device(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor) -> 
     device: torch.device = func(tensor)
     if device.type != "meta":
         return device
-    asking = sys._getframe(2)
-    answer = _ASKING.get((asking.f_globals.get("__name__", ""), asking.f_code.co_name))
+    asking = sys._getframe(3)  # past this mode's own
+    place = (asking.f_globals.get("__name__", ""), asking.f_code.co_name)
+    if place == ("torch.amp.autocast_mode", "_cast") and door.autocast.lives_on is None:
+        return torch.device(asking.f_locals["device_type"])  # custom_fwd, of a model that goes by any autocast
+    answer = _ASKING.get(place)
     return door.device if answer is None else answer(device)
 
 
@@ -210,6 +238,25 @@ def _whole(book: Callable[..., Any]) -> Callable[..., Any]:
     return lambda door, func, *args, **kwargs: book(door.recorder, func, *args, **kwargs)
 
 
+def _attention(
+    door: FrontDoor,
+    func: Callable[..., Any],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    tensors = door.autocast.attention(query, key, value, attn_mask)
+    return whole.attention(door.recorder, func, *tensors, *args, **kwargs)
+
+
+def _recurrent(name: str) -> Callable[..., Any]:
+    book = whole.recurrent(name)
+    return lambda door, func, *args: book(door.recorder, func, *door.autocast.recurrent(name, args))
+
+
 def _seen_inside(function: Any) -> Callable[..., Any]:
     """Return what runs the Python body of a torch function with this mode on, so that what happens inside is seen.
 
@@ -227,7 +274,7 @@ def _seen_inside(function: Any) -> Callable[..., Any]:
 
 
 _TABLE: dict[Any, Callable[..., Any]] = {
-    F.scaled_dot_product_attention: _whole(whole.attention),
+    F.scaled_dot_product_attention: _attention,
     flex_attention: _whole(whole.flex_attention),
     F.multi_head_attention_forward: _seen_inside(F.multi_head_attention_forward),
     torch.Tensor.backward: _seen_inside(torch.Tensor.backward),
@@ -261,5 +308,5 @@ _TABLE: dict[Any, Callable[..., Any]] = {
     torch.feature_dropout_: _whole(whole.dropout_kernel("feature_dropout", in_place=True)),
     torch._VF._pad_packed_sequence: _whole(whole.pad_packed_sequence),
     F.one_hot: _whole(whole.one_hot),
-    **{getattr(torch, name): _whole(whole.recurrent(name)) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
+    **{getattr(torch, name): _recurrent(name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
 }

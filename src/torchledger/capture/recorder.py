@@ -15,7 +15,9 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from torchledger.capture import dependent
+from torchledger.capture.autocast import shielded
 from torchledger.capture.checks import CHECKS
+from torchledger.capture.corrections import CORRECTIONS
 from torchledger.capture.failures import note
 from torchledger.capture.known import Known, follow
 from torchledger.capture.operations import (
@@ -83,7 +85,8 @@ class Recorder(TorchDispatchMode):
         self._spent = 0.0
         self.record = record
         self.scopes = scopes
-        self.autocast = False  # as the front door last saw it: dispatch runs below it
+        # As the front door last saw it: autocast is on; it is on, and is not modelled.
+        self.autocast = self.keeps_dtypes = False
         self._twins = stand_ins if isinstance(stand_ins, Twins) else None
         self._copies = stand_ins if isinstance(stand_ins, Copies) else None
         self._memo = memo
@@ -108,7 +111,10 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         with torch._C.DisableTorchFunction():
-            return self._handle(func, args, kwargs or {})
+            if not self.autocast or self._twins is None or self._comes_apart(KINDS.get(func) or learn(func)):
+                return self._handle(func, args, kwargs or {})
+            with shielded():
+                return self._handle(func, args, kwargs or {})
 
     # --- storages ----------------------------------------------------------------------------------------------------
 
@@ -284,7 +290,7 @@ class Recorder(TorchDispatchMode):
         kind = KINDS.get(func) or learn(func)
         if kind.name is None and args and is_lazy(args[0]):
             return func(*args, **kwargs)  # the .data of a lazy parameter, which has no shape yet
-        if kind.composite and not self._paused:
+        if self._comes_apart(kind):
             # Only inference mode lets these through whole; what they are made of is what the other modes run.
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -317,7 +323,13 @@ class Recorder(TorchDispatchMode):
             kernel = dependent.answer(self.known, func, args, kwargs)
             if kernel is not None:
                 return self._run(func, kind, args, kwargs, None, kernel)
-        if not kind.can_replay or len(storages) < len(tensors) or not tensors or self._memo is None or self.autocast:
+        if (
+            not kind.can_replay
+            or len(storages) < len(tensors)
+            or not tensors
+            or self._memo is None
+            or self.keeps_dtypes
+        ):
             return self._run(func, kind, args, kwargs, None)
         if len(tensors) > 1:
             key.append(sharing(tensors, storages))
@@ -333,6 +345,10 @@ class Recorder(TorchDispatchMode):
             if kind.chooses:
                 self._chose(func, kind, args, kwargs, tensors, returned)
         return returned[0] if template.container is None else template.container(returned)
+
+    def _comes_apart(self, kind: Kind) -> bool:
+        """Whether an operation is booked as what it is made of."""
+        return kind.composite and not self._paused
 
     def _guard(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Set aside what an operation of a real run is about to change that is not this run's own."""
@@ -381,12 +397,14 @@ class Recorder(TorchDispatchMode):
         stated = unpacked(kind, args, kwargs) if kind.packed else None
         given = tensors_in((args, kwargs) if stated is None else stated)
         before = tuple(tensor_info(tensor) for tensor in given) if kind.reshapes else None
-        # Under autocast the real run would cast where this one does not.
-        check = CHECKS.get(func) if self._twins is not None and not self.autocast else None
+        # Under an autocast that is not modelled the real run would cast where this one does not.
+        check = CHECKS.get(func) if self._twins is not None and not self.keeps_dtypes else None
         try:
             if check is not None:
                 check(*args, **kwargs)
             result = kernel() if kernel is not None else self._timed(func, *args, **kwargs)
+            if self._twins is not None and (corrected := CORRECTIONS.get(func)) is not None:
+                result = corrected(result, *args, **kwargs)
         except Exception as error:
             self._failed(error, kind.name or str(func), given, arguments_of(kind, args, kwargs))
             raise

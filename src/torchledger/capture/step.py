@@ -15,18 +15,14 @@ from torchledger.training import Training, compared, own_loss
 
 
 def step(
-    model: nn.Module, output: Any, training: Training, recorder: Recorder, stand_ins: Twins | Copies
-) -> tuple[Any, ...]:
-    """Book the rest of a training step after its forward; return what the user's loop would still hold at its end.
+    model: nn.Module, loss: torch.Tensor, training: Training, recorder: Recorder, stand_ins: Twins | Copies
+) -> torch.optim.Optimizer | None:
+    """Book the rest of a training step after its loss; return the optimizer, which the user's loop holds on to.
 
     The step is one of the steady state: the optimizer takes a first, unbooked step, in which it makes its state, and
     that state counts as there from the start.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise UserError("no parameter of the model asks for a gradient: there is nothing to train")
-    recorder.record.loss_at = len(recorder.record.entries)
-    loss, target = _loss(output, training, recorder)
+    parameters = _trained(model)
     recorder.phase = "backward"
     loss.backward()  # type: ignore[no-untyped-call]
     for parameter in parameters:
@@ -44,7 +40,7 @@ def step(
         if undecided:
             recorder.record.one_by_one = _one_by_one(optimizer, recorder)
         optimizer.zero_grad()
-    return loss, target, optimizer
+    return optimizer
 
 
 def _in_one_go(optimizer: torch.optim.Optimizer) -> bool:
@@ -89,8 +85,17 @@ def _one_by_one(optimizer: torch.optim.Optimizer, recorder: Recorder) -> int:
     return max(itertools.accumulate(changes))
 
 
-def _loss(output: Any, training: Training, recorder: Recorder) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the loss, and what the output was compared with, which lives as long as the step."""
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def loss_of(
+    model: nn.Module, output: Any, training: Training, recorder: Recorder
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Book the loss of what forward returned; return it, and what it was compared with, which lives as long."""
+    if not _trained(model):
+        raise UserError("no parameter of the model asks for a gradient: there is nothing to train")
+    recorder.record.loss_at = len(recorder.record.entries)
     chosen = training.loss
     remark = target = None
     if chosen is None:

@@ -328,7 +328,8 @@ def recurrent(name: str) -> Callable[..., Any]:
             if not x.is_meta:
                 before = list(rest[:states]) if several else rest[0]
                 return func(x, *sizes, before, list(rest[states:]), *settings)
-            return _recurrent_outputs(x, rest[:states], bool(stated["bidirectional"]), stated.get("batch_first"))
+            bidirectional, batch_first = bool(stated["bidirectional"]), stated.get("batch_first")
+            return _recurrent_outputs(name, x, rest[:states], bidirectional, batch_first)
 
         return book(recorder, name, tensors, arguments, run)
 
@@ -336,17 +337,31 @@ def recurrent(name: str) -> Callable[..., Any]:
 
 
 def _recurrent_outputs(
-    x: torch.Tensor, states: Sequence[torch.Tensor], bidirectional: bool, batch_first: Any
+    name: str, x: torch.Tensor, states: Sequence[torch.Tensor], bidirectional: bool, batch_first: Any
 ) -> tuple[torch.Tensor, ...]:
     """Return the last layer's hidden state at every step, then the states at the end."""
     width = states[0].shape[-1] * (1 + bidirectional)
+    dtypes = _recurrent_dtypes(name, x, states)
     if x.dim() < 3:  # packed: a row for each step of each sample
-        steps = x.new_empty((x.shape[0], width))
+        steps = x.new_empty((x.shape[0], width), dtype=dtypes[0])
     elif batch_first:  # worked on with the steps in front, on every device
-        steps = x.new_empty((x.shape[1], x.shape[0], width)).transpose(0, 1)
+        steps = x.new_empty((x.shape[1], x.shape[0], width), dtype=dtypes[0]).transpose(0, 1)
     else:
-        steps = x.new_empty((*x.shape[:2], width))
-    return (steps, *(x.new_empty(state.shape) for state in states))
+        steps = x.new_empty((*x.shape[:2], width), dtype=dtypes[0])
+    return (steps, *(x.new_empty(state.shape, dtype=dtype) for state, dtype in zip(states, dtypes, strict=True)))
+
+
+def _recurrent_dtypes(name: str, x: torch.Tensor, states: Sequence[torch.Tensor]) -> list[torch.dtype]:
+    """Return the dtypes of the states at the end, which differ from the input's under autocast on a CPU alone.
+
+    Products come out in the input's dtype. An RNN's state is such a sum of products; a GRU's is mixed with the state
+    before, an LSTM's cell too, and its hidden state is made of the cell, but for a projection, which is a product.
+    """
+    mixed = torch.promote_types(x.dtype, states[-1].dtype)
+    if name == "lstm":
+        is_projected = states[0].shape[-1] != states[1].shape[-1]
+        return [x.dtype if is_projected else mixed, mixed]
+    return [mixed if name == "gru" else x.dtype]
 
 
 def pad_packed_sequence(

@@ -38,7 +38,7 @@ _NUMBERS: Mapping[str, Callable[..., Any]] = {
 _WHOLE: Mapping[str, Callable[..., Any]] = {
     "torch.ops.aten.scaled_dot_product_attention.default": functional.scaled_dot_product_attention,
 }
-# What torch.export puts in to check a dtype that it saw. Under autocast, which a capture does not model, it is another.
+# What torch.export puts in to check a dtype that it saw. It is another where the program runs under another autocast.
 _CHECK = "torch.ops.aten._assert_tensor_metadata.default"
 _NAMESPACES = ("aten", "prims", "torchvision", "quantized", "quantized_decomposed")
 
