@@ -17,11 +17,15 @@ DtypeLike = torch.dtype | str
 InputDtype = DtypeLike | Sequence[DtypeLike] | Mapping[int | str, DtypeLike]
 
 
+SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
 def as_dtype(value: DtypeLike, name: str) -> torch.dtype:
     """Return the torch dtype that `value` names. Raise UserError where it names none."""
     if isinstance(value, torch.dtype):
         return value
-    dtype = getattr(torch, str(value).removeprefix("torch."), None)
+    word = str(value).removeprefix("torch.")
+    dtype = getattr(torch, SHORT.get(word, word), None)
     if isinstance(dtype, torch.dtype):
         return dtype
     choices = sorted(n for n in dir(torch) if isinstance(getattr(torch, n), torch.dtype))

@@ -251,6 +251,21 @@ class MemoryReport:
             lines.append(f"incomplete: {self.record.error}")
         return lines
 
+    def to_json(self) -> dict[str, object]:
+        """Return the peak, what is alive then, and the bytes by category at every moment, for `json.dumps`."""
+        at = self.at
+        return {
+            "device": self.device,
+            "allocator": self.allocator,
+            "peak_bytes": self.peak_bytes,
+            "reserved_bytes": self.reserved_bytes,
+            "after_forward_bytes": self.after_forward,
+            "at": {"index": at.index, "phase": at.phase, "operation": at.operation, "module": at.module},
+            "alive": at.alive,
+            "live": list(self.live),
+            "timeline": self.timeline,
+        }
+
     # --- pictures ----------------------------------------------------------------------------------------------------
 
     def to_chrome_trace(self) -> dict[str, object]:

@@ -96,6 +96,15 @@ class Fit:
         notes += [f"assumed: {assumption}" for assumption in record.assumptions]
         return Table(title, "memory", columns, rows, total, notes)
 
+    def to_json(self) -> dict[str, object]:
+        """Return the batch, its peak and the one above it, for `json.dumps`."""
+        return {
+            "memory": self.memory,
+            "batch": self.batch,
+            "peak_bytes": self.peak_bytes,
+            "peak_bytes_above": self.peak_bytes_above,
+        }
+
     def __str__(self) -> str:
         if not self.batch:
             return f"no batch fits into {size_text(self.memory)}"

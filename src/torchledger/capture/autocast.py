@@ -30,7 +30,6 @@ from torchledger.inputs import DtypeLike, as_dtype
 AutocastLike = DtypeLike | None
 MODELLED = ("cuda", "cpu")
 DTYPES = (torch.bfloat16, torch.float16)
-_SHORT = {"bf16": "bfloat16", "fp16": "float16"}
 UNMODELLED = "autocast was on for {} and is not modelled there: operations keep the dtypes of their inputs"
 SCRIPTED = (
     "under autocast, TorchScript casts by rules of its own: scripted modules are cast as others are in inference, and "
@@ -148,7 +147,7 @@ def region_of(value: AutocastLike, lives_on: str) -> Region | None:
     if value is None:
         return None
     device, colon, written = str(value).rpartition(":")
-    dtype = as_dtype(_SHORT.get(written, written) if isinstance(value, str) else value, "autocast")
+    dtype = as_dtype(written if isinstance(value, str) else value, "autocast")
     if dtype not in DTYPES:
         raise UserError(f"autocast is {value!r}; autocast goes down to bfloat16 or float16")
     device = device if colon else "cpu" if lives_on == "meta" else lives_on
