@@ -89,6 +89,82 @@ def test_what_is_known_leads_where_it_leads_for_real(forward: Forward) -> None:
     assert booked(net, x) == booked(net, x, real=True)
 
 
+def filled_mask(x: torch.Tensor) -> Any:
+    mask = torch.isnan(x)
+    mask.fill_(True)
+    return mask.sum().item()
+
+
+def mask_with_a_row(x: torch.Tensor) -> Any:
+    mask = torch.isnan(x)
+    mask[:2] = True
+    return mask.tolist()
+
+
+def mask_or_another(x: torch.Tensor) -> Any:
+    mask = torch.isinf(x)
+    mask |= torch.tensor([True, False, True, False])
+    return mask.tolist(), mask.sum().item()
+
+
+def rotation_undone(x: torch.Tensor) -> Any:
+    turned = torch.polar(torch.ones(3), torch.arange(3.0))
+    return (turned.conj() * turned).real.tolist()
+
+
+def written_through(view: Callable[[torch.Tensor], torch.Tensor], write: Forward) -> Callable[[torch.Tensor], Any]:
+    def run(x: torch.Tensor) -> Any:
+        numbers = torch.ones(3, dtype=torch.complex64)
+        write(view(numbers))
+        return numbers.tolist()
+
+    return run
+
+
+# What is read off known values, after writes, through views, off tensors that were made like an activation.
+READ: dict[str, Callable[[torch.Tensor], Any]] = {
+    "a uniform mask, filled": filled_mask,
+    "a uniform mask, a row written": mask_with_a_row,
+    "a uniform mask, or another": mask_or_another,
+    "a uniform mask, negated in place": lambda x: torch.isfinite(x).logical_not_().sum().item(),
+    "a uniform tensor as other bits": lambda x: torch.ones(3).view(torch.int32).tolist(),
+    "a conjugate": rotation_undone,
+    "a conjugate, filled": written_through(torch.conj, lambda view: view.fill_(1j)),
+    "a negated view, filled": written_through(lambda z: z.conj().imag, lambda view: view.fill_(2)),
+    "a negated view, added to": written_through(lambda z: z.conj().imag, lambda view: view.add_(2)),
+    "zeros_like": lambda x: torch.zeros_like(x).sum().item(),
+    "full_like": lambda x: torch.full_like(x, 3, dtype=torch.int64).unique().tolist(),
+    "new_full": lambda x: x.new_full((3,), 2.0).tolist(),
+    "ones_like, counted": lambda x: torch.ones_like(x, dtype=torch.int64).cumsum(-1).tolist(),
+    "an activation, zeroed": lambda x: (x * 2).zero_().tolist(),
+    "an activation, filled": lambda x: (x * 2).fill_(torch.tensor(3.0)).tolist(),
+    "an activation, written over": lambda x: (x * 2).copy_(torch.arange(4.0)).tolist(),
+    "empty, in part written": lambda x: torch.empty(3).fill_(2).tolist(),
+    "batch norm of a constant": lambda x: F.batch_norm(torch.ones(2, 3), torch.zeros(3), torch.ones(3), eps=0).tolist(),
+    "a bag of constants": lambda x: F.embedding_bag(torch.tensor([[0, 1]]), torch.eye(2), mode="sum").tolist(),
+}
+
+
+@pytest.mark.parametrize("read", READ.values(), ids=READ)
+def test_what_is_read_is_what_a_real_run_reads(read: Callable[[torch.Tensor], Any]) -> None:
+    found: list[Any] = []
+    analyze(Net(lambda net, x: found.append(read(x)) or net.fc(x)), torch.randn(3, 4), execute=False)
+    assert found == [read(torch.randn(3, 4))]
+
+
+def test_an_empty_tensor_reads_as_zeros_every_time() -> None:
+    """What was never written to has no value of its own: the count hangs on none that lay there by chance."""
+    found: list[Any] = []
+    analyze(Net(lambda net, x: found.append([torch.empty(500).tolist(), torch.empty_like(x).tolist()]) or x), (4,))
+    assert found == [[[0.0] * 500, [[0.0] * 4]]]
+
+
+def test_a_part_that_is_filled_makes_no_whole_known() -> None:
+    for write in (lambda y: y[1:].fill_(1), lambda y: y.t()[1:].zero_(), lambda y: y[:1].copy_(torch.ones(4))):
+        with pytest.raises(ForwardError, match="needs the values"):
+            analyze(Net(lambda net, x: (write(y := net.fc(x)), y.sum().item())), (4,), batch=3, execute=False)
+
+
 def test_whole_numbers_that_are_given_are_known() -> None:
     net = Net(lambda net, mask: net.fc(torch.zeros(int(mask.sum()), 4)))
     assert analyze(net, torch.tensor([1, 0, 1])).totals()["macs"] == 2 * 4 * 4
@@ -156,9 +232,11 @@ def test_random_choices_fall_alike_every_time() -> None:
 
 
 def test_large_tensors_are_not_followed() -> None:
-    side = known.LARGEST + 1
-    with pytest.raises(ForwardError, match="needs the values"):
-        analyze(Net(lambda net, x: x * torch.ones(side, dtype=torch.int64).sum().item()), (4,), execute=False)
+    for side, dtype in ((known.LARGEST + 1, torch.int64), (known.LARGEST_FLOAT + 1, torch.float32)):
+        with pytest.raises(ForwardError, match="needs the values"):
+            analyze(Net(lambda net, x: x * torch.arange(side, dtype=dtype).sum().item()), (4,), execute=False)
     # all alike, without memory: the test of an activation of any size
     large = analyze(Net(lambda net, x: x * bool(torch.isinf(x).any())), (1 << 24,))
     assert large.assumptions == [known.FINITE]
+    large = analyze(Net(lambda net, x: net.fc(x[: torch.full((1 << 24,), 2)[-1]])), (4,), batch=3, execute=False)
+    assert large.totals()["macs"] == 2 * 4 * 4
