@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -310,6 +312,46 @@ def test_an_optimizer_of_the_users_own_keeps_its_groups() -> None:
     assert own.state_dict() == before and all(p.grad is None for p in net.parameters())
     with pytest.raises(ForwardError, match="SGD holds none of the model's parameters"):
         step(nn.Linear(4, 3), (4,), optimizer=own)
+
+
+class Careless(torch.optim.Optimizer):
+    """Makes known tensors that it does not use, then asks for the size of a gradient."""
+
+    read: list[float] = []
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            for _ in range(3):
+                torch.arange(parameter.numel()).view(parameter.shape)
+            for size in [parameter.grad.abs() for _ in range(8)]:
+                with contextlib.suppress(RuntimeError):
+                    self.read.append(size.max().item())
+
+
+def test_the_unbooked_step_of_an_optimizer_leaves_nothing_known_behind() -> None:
+    """A storage that died may have its address again: the gradient is no tensor of ones."""
+    net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(3, 3))
+    step(net, (4,), batch=2, optimizer=Careless, execute=False)
+    assert Careless.read == []
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, "radam"])
+def test_the_unbooked_step_of_an_optimizer_is_all_seen_and_nowhere_booked(optimizer: Any) -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    done = threading.Event()
+    idle = threading.Thread(target=done.wait, daemon=True)  # with threads about, a stranger might be one of theirs
+    idle.start()
+    try:
+        ledger = step(net, (4,), batch=2, optimizer=optimizer)
+    finally:
+        done.set()
+    assert ledger.assumptions == []
+    record = ledger.record
+    assert {entry.operation for entry in record.entries} == set(range(len(record.operations)))
 
 
 def test_other_ways_to_name_an_optimizer() -> None:

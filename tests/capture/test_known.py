@@ -152,6 +152,42 @@ def test_what_is_read_is_what_a_real_run_reads(read: Callable[[torch.Tensor], An
     assert found == [read(torch.randn(3, 4))]
 
 
+def test_a_view_from_outside_sees_what_the_run_writes() -> None:
+    constant = torch.zeros(3)
+    view = constant[1:]
+    found: list[Any] = []
+
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        constant.fill_(5)
+        found.extend([view.tolist(), view.sum().item(), (view + 1).tolist()])
+        view[0] = 2
+        found.append(constant.numpy().tolist())
+        return x
+
+    analyze(Net(forward), (4,), execute=False)
+    assert found == [[5, 5], 10, [6, 6], [5, 2, 5]]
+    assert constant.tolist() == [0, 0, 0]
+
+
+def test_a_view_from_outside_of_a_conjugate_keeps_its_values() -> None:
+    view = torch.tensor([1 + 2j]).conj()
+    found: list[Any] = []
+    analyze(Net(lambda net, x: found.extend([(view * 1).tolist(), (view.imag * 1).tolist()]) or x), (4,))
+    assert found == [[1 - 2j], [-2]]
+
+
+def test_an_array_shares_its_values_with_its_tensor() -> None:
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        counts = torch.zeros(3, dtype=torch.int64)
+        counts.numpy()[0] = 2
+        array = counts.numpy()
+        counts[1] = 1
+        return net.fc(x[: counts.sum().item()]) + net.fc(x[: array[:2].sum()])
+
+    # 2 + 1 rows, twice
+    assert analyze(Net(forward), (4,), batch=8, execute=False).totals()["macs"] == 2 * 3 * 4 * 4
+
+
 def test_an_empty_tensor_reads_as_zeros_every_time() -> None:
     """What was never written to has no value of its own: the count hangs on none that lay there by chance."""
     found: list[Any] = []
@@ -159,10 +195,12 @@ def test_an_empty_tensor_reads_as_zeros_every_time() -> None:
     assert found == [[[0.0] * 500, [[0.0] * 4]]]
 
 
-def test_a_part_that_is_filled_makes_no_whole_known() -> None:
-    for write in (lambda y: y[1:].fill_(1), lambda y: y.t()[1:].zero_(), lambda y: y[:1].copy_(torch.ones(4))):
-        with pytest.raises(ForwardError, match="needs the values"):
-            analyze(Net(lambda net, x: (write(y := net.fc(x)), y.sum().item())), (4,), batch=3, execute=False)
+@pytest.mark.parametrize(
+    "write", [lambda y: y[1:].fill_(1), lambda y: y.t()[1:].zero_(), lambda y: y[:1].copy_(torch.ones(4))]
+)
+def test_a_part_that_is_filled_makes_no_whole_known(write: Callable[[torch.Tensor], Any]) -> None:
+    with pytest.raises(ForwardError, match="needs the values"):
+        analyze(Net(lambda net, x: (write(y := net.fc(x)), y.sum().item())), (4,), batch=3, execute=False)
 
 
 def test_whole_numbers_that_are_given_are_known() -> None:
@@ -231,10 +269,13 @@ def test_random_choices_fall_alike_every_time() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_large_tensors_are_not_followed() -> None:
-    for side, dtype in ((known.LARGEST + 1, torch.int64), (known.LARGEST_FLOAT + 1, torch.float32)):
-        with pytest.raises(ForwardError, match="needs the values"):
-            analyze(Net(lambda net, x: x * torch.arange(side, dtype=dtype).sum().item()), (4,), execute=False)
+@pytest.mark.parametrize(("most", "dtype"), [(known.LARGEST, torch.int64), (known.LARGEST_FLOAT, torch.float32)])
+def test_large_tensors_are_not_followed(most: int, dtype: torch.dtype) -> None:
+    with pytest.raises(ForwardError, match="needs the values"):
+        analyze(Net(lambda net, x: x * torch.arange(most + 1, dtype=dtype).sum().item()), (4,), execute=False)
+
+
+def test_what_is_alike_everywhere_is_followed_at_any_size() -> None:
     # all alike, without memory: the test of an activation of any size
     large = analyze(Net(lambda net, x: x * bool(torch.isinf(x).any())), (1 << 24,))
     assert large.assumptions == [known.FINITE]

@@ -137,20 +137,20 @@ def _lies_on(kind: str) -> Callable[..., bool]:
 
 
 def _with_values(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Hand values out where they are known (`tolist`, `numpy`)."""
-    value = _value(door, tensor)
+    """Hand values out where they are known (`tolist`, `numpy`, whose array shares them)."""
+    if door.recorder.has_stand_in(tensor):  # from outside of the run, but the run may have written to it
+        tensor = door.recorder.stand_in(tensor)
+    value = _value(door, tensor, to_write=func is not torch.Tensor.tolist)
     if value is None:
         value = tensor
     with _disable_current_modes() if not value.is_meta else contextlib.nullcontext():  # torch refuses under a mode
         return func(value, *args, **kwargs)
 
 
-def _value(door: FrontDoor, tensor: torch.Tensor) -> torch.Tensor | None:
+def _value(door: FrontDoor, tensor: torch.Tensor, to_write: bool = False) -> torch.Tensor | None:
     if not tensor.is_meta or tensor.layout != torch.strided:
         return None
-    value = door.recorder.values_of(tensor)
-    with _disable_current_modes():
-        return None if value is None else value.clone()
+    return door.recorder.values_of(tensor, to_write=to_write)
 
 
 def _format(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, form: str) -> str:

@@ -224,9 +224,8 @@ def _covers(tensor: torch.Tensor) -> bool:
 
 def _filled(known: Known, packet: str, given: dict[str, Any], made: torch.Tensor, in_place: bool) -> bool:
     """Know what holds the same value everywhere, whatever was in it before; return whether it is known."""
-    value, reason = FILLED_WITH[packet], None
-    if isinstance(value, str):
-        value = given.get(value)
+    filling, reason = FILLED_WITH[packet], None
+    value = given.get(filling) if isinstance(filling, str) else filling
     if isinstance(value, torch.Tensor):
         reason = known.reason([value])
         value = known.value(value)

@@ -26,8 +26,8 @@ _NEED_VALUES = frozenset(
 )
 # What chooses by values, and the tests whether all is finite.
 _ASSUMED = frozenset("topk sort argmax argmin max min kthvalue multinomial isinf isnan isposinf isneginf eq ne".split())
-# What holds the same everywhere afterwards, whatever it is made of: the value, or the argument that gives it. Memory that
-# nothing was written to counts as 0.
+# What holds the same everywhere afterwards, whatever it is made of: the value, or the argument that gives it. Memory
+# that nothing was written to counts as 0.
 FILLED_WITH: dict[str, int | str] = {
     **dict.fromkeys("zeros zeros_like new_zeros zero zero_".split(), 0),
     **dict.fromkeys("empty empty_like empty_strided empty_permuted new_empty new_empty_strided".split(), 0),

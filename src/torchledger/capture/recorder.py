@@ -199,13 +199,20 @@ class Recorder(TorchDispatchMode):
         """Return the tensor that stands for `tensor` in this run."""
         return self._twin(tensor)
 
-    def values_of(self, tensor: torch.Tensor, relies: bool = True) -> torch.Tensor | None:
-        """Return the values of `tensor`, or None where they are not known. `relies`: the run goes on by them."""
+    def has_stand_in(self, tensor: torch.Tensor) -> bool:
+        """Whether the run on meta has met the storage of `tensor`, which is real."""
+        return self._twins is not None and not tensor.is_meta and self._twins.has_met(tensor)
+
+    def values_of(self, tensor: torch.Tensor, relies: bool = True, to_write: bool = False) -> torch.Tensor | None:
+        """Return the values of `tensor`, or None where they are not known. `relies`: the run goes on by them.
+
+        They are what the run itself knows them by: who gets them `to_write` writes to that.
+        """
         tensor = self._twin(tensor)
         if self._twins is None:
             return tensor
         with _disable_current_modes():
-            value = self.known.value(tensor)
+            value = self.known.value(tensor, to_write)
         if value is not None and relies:
             self.known.rely_on([tensor])
         return value
@@ -236,7 +243,7 @@ class Recorder(TorchDispatchMode):
         for output in template.outputs:
             if output.source is not None:  # written in place
                 self.known.drop(tensors[output.source].untyped_storage()._cdata)
-        self._book(self._place_of(template.operation), template.outputs, returned)
+        self._book(template.operation, template.outputs, returned)
         return returned
 
     def _handle(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -288,7 +295,7 @@ class Recorder(TorchDispatchMode):
         if kind.assumes or not self.known.storages.isdisjoint(storages):
             follow(self.known, func, kind, args, kwargs, tensors, returned)
         if kind.name is not None:
-            self._book(self._place_of(template.operation), template.outputs, returned)
+            self._book(template.operation, template.outputs, returned)
         return returned[0] if template.container is None else template.container(returned)
 
     def _guard(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -366,8 +373,7 @@ class Recorder(TorchDispatchMode):
         if not is_booked:
             self.know(returned)
         if is_booked:
-            place = self._place_of(operation, None if is_remembered else identity(operation))
-            self._book(place, outputs, returned)
+            self._book(operation, outputs, returned, None if is_remembered else identity(operation))
         return result
 
     def _follow(
@@ -404,14 +410,17 @@ class Recorder(TorchDispatchMode):
             infos = tuple(tensor_info(tensor) for tensor in tensors)
             self.failure = FailedOperation(error, name, infos, arguments, self.scopes.current)
 
-    def _book(self, place: int, outputs: tuple[Output, ...], returned: list[torch.Tensor]) -> None:
+    def _book(
+        self, operation: Operation, outputs: tuple[Output, ...], returned: list[torch.Tensor], key: Any = None
+    ) -> None:
         if self._silent:
+            self.know(returned)
             return
         for output, tensor in zip(outputs, returned, strict=True):
             if output.source is None and tensor.layout == torch.strided:
                 self.born(tensor)
         call = self.scopes.of_backward() if self.phase == "backward" else self.scopes.current
-        self.record.entries.append(Entry(place, call, self.phase))
+        self.record.entries.append(Entry(self._place_of(operation, key), call, self.phase))
         if self._synchronize is not None:
             self.seconds.append(self._spent)
 
@@ -428,10 +437,13 @@ class Recorder(TorchDispatchMode):
     def _twin(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._twins is None or tensor.is_meta:
             return tensor
-        twin, is_new = self._twins.of_passing(tensor)
+        with _disable_current_modes():
+            twin, is_new = self._twins.of_passing(tensor)
         if is_new and twin.layout == torch.strided:
             self.known.copy(twin, tensor)
-            if not self._silent:
+            if self._silent:
+                self.know([twin])
+            else:
                 self.born(twin, "constant")
         return twin
 
