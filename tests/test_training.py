@@ -8,7 +8,7 @@ import functools
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -317,7 +317,7 @@ def test_an_optimizer_of_the_users_own_keeps_its_groups() -> None:
 class Careless(torch.optim.Optimizer):
     """Makes known tensors that it does not use, then asks for the size of a gradient."""
 
-    read: list[float] = []
+    read: ClassVar[list[float]] = []
 
     def __init__(self, params: Any) -> None:
         super().__init__(params, {})
@@ -326,8 +326,8 @@ class Careless(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:
         for parameter in self.param_groups[0]["params"]:
             for _ in range(3):
-                torch.arange(parameter.numel()).view(parameter.shape)
-            for size in [parameter.grad.abs() for _ in range(8)]:
+                torch.ones(parameter.shape)
+            for size in [parameter.grad.abs() for _ in range(8)] + [parameter.grad.neg() for _ in range(8)]:
                 with contextlib.suppress(RuntimeError):
                     self.read.append(size.max().item())
 

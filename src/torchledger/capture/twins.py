@@ -23,8 +23,8 @@ class Twins:
         self._by_tensor: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._made: set[int] = set()
         self._passing: dict[int, tuple[weakref.ref[torch.Tensor], torch.Tensor]] = {}
-        # By storage: a twin that owns all of its storage. The user's is held, so that its address stays its own; one that
-        # came up on the way is so weakly.
+        # By storage: a twin that owns all of its storage. The user's is held, so that its address stays its own; one
+        # that came up on the way is held weakly.
         self._bases: dict[int, tuple[object, torch.Tensor]] = {}
 
     def of_passing(self, tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
