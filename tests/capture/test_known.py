@@ -275,6 +275,33 @@ def test_large_tensors_are_not_followed(most: int, dtype: torch.dtype) -> None:
         analyze(Net(lambda net, x: x * torch.arange(most + 1, dtype=dtype).sum().item()), (4,), execute=False)
 
 
+def twice(count: int, function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    for _ in range(count):
+        x = function(x)
+    return x
+
+
+# Each is within the limits of size, all together are not: 1,024 rows of 1,024 whole numbers, and 512 of 512.
+COSTLY: dict[str, tuple[int, Forward, tuple[int, ...], torch.dtype]] = {
+    "pointwise": (1 + known.WORK // known.LARGEST, lambda x: x + 1, (1024, 1024), torch.int64),
+    "sorts": (4, lambda x: x.sort(-1).values, (1024, 1024), torch.int64),
+    "products": (9, lambda x: x @ x, (512, 512), torch.float32),  # 512^3 / 16 = 2^23, 8 of them are 2^26
+}
+
+
+@pytest.mark.parametrize(("count", "function", "shape", "dtype"), COSTLY.values(), ids=COSTLY)
+def test_what_is_computed_beside_the_run_is_bounded(
+    count: int, function: Forward, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        large = twice(count, function, torch.arange(shape[0] * shape[1], dtype=dtype).view(shape))
+        small = twice(9, lambda x: x + 1, torch.arange(3))  # goes on all the same
+        return net.fc(x[: small[0] - 9 + 2]) + large.sum().item() * 0
+
+    with pytest.raises(ForwardError, match="item needs the values"):
+        analyze(Net(forward), (4,), batch=3, execute=False)
+
+
 def test_what_is_alike_everywhere_is_followed_at_any_size() -> None:
     # all alike, without memory: the test of an activation of any size
     large = analyze(Net(lambda net, x: x * bool(torch.isinf(x).any())), (1 << 24,))

@@ -25,6 +25,10 @@ from torchledger.inputs import mapped, tensors_in
 LARGEST = 1 << 20
 LARGEST_FLOAT = 1 << 18  # of numbers: they lead a forward more seldom, and cost more
 LARGEST_DRAWN = 1 << 12  # random numbers: switches of layers rather than noise
+# What all of a run's following may come to, in elements, so that it stays within a second. Small operations, which cost
+# what a call does, are not counted.
+WORK = 1 << 26
+SMALL = 1 << 12
 
 CPU = torch.device("cpu")
 
@@ -48,6 +52,14 @@ class Known:
         self._lent: dict[int, torch.Tensor] = {}
         self._uniform: dict[int, torch.Tensor] = {}  # a scalar
         self._assumed: dict[int, str] = {}
+        self._work = 0
+
+    def affords(self, work: int) -> bool:
+        """Whether an operation of so many elements is still within what may be computed; count it if it is."""
+        if work > SMALL and self._work + work > WORK:
+            return False
+        self._work += work if work > SMALL else 0
+        return True
 
     def lend(self, twin: torch.Tensor, tensor: torch.Tensor) -> None:
         """Know what `tensor`, which is the user's and lies as `twin` does, holds, once it is asked for."""
@@ -156,6 +168,8 @@ DRAWN = "random choices fall as in one fixed draw"
 
 _FINITE_TESTS = {"isinf": False, "isnan": False, "isposinf": False, "isneginf": False, "isfinite": True}
 _CHOOSING = {"topk": 1, "sort": 1, "argmax": 0, "argmin": 0, "max": 1, "min": 1, "kthvalue": 1, "multinomial": 0}
+_ORDERING = frozenset("sort argsort topk kthvalue median mode _unique2 unique_consecutive".split())
+_PRODUCTS = frozenset("mm bmm addmm baddbmm addbmm mv addmv convolution _cdist_forward".split())
 _SCALAR_REDUCTIONS = frozenset({"any.default", "all.default", "max.default", "min.default"})
 
 
@@ -194,6 +208,7 @@ def follow(
         if value is not None:
             known.put_uniform(returned[0], value, reason)
             return
+    fitting = fitting and known.affords(_work(packet, tensors, returned))
     made = _computed(known, func, kind, args, kwargs, written, overwritten) if fitting else None
     if made is None or len(made) != len(returned):
         _forget(known, written)
@@ -205,6 +220,17 @@ def follow(
         # What a kernel on the CPU lays out otherwise, a by-product, is not known.
         if tensor.untyped_storage()._cdata not in known.storages and _same_kind(tensor, real):
             known.put(tensor, _alike(tensor, real), reason)
+
+
+def _work(packet: str, tensors: list[torch.Tensor], returned: list[torch.Tensor]) -> int:
+    """Return what an operation costs, in elements that go through memory."""
+    sizes = sorted(tensor.numel() for tensor in (*tensors, *returned))
+    most = sizes[-1] if sizes else 0
+    if packet in _ORDERING:
+        return most * most.bit_length()
+    if packet in _PRODUCTS:  # an m x k by k x n one has m k n products, the root of its three sizes' product
+        return max(most, math.isqrt(math.prod(sizes[-3:])) // 16)
+    return most
 
 
 def _forget(known: Known, written: list[torch.Tensor]) -> None:
