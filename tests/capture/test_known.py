@@ -281,23 +281,25 @@ def twice(count: int, function: Callable[[torch.Tensor], torch.Tensor], x: torch
     return x
 
 
-# Each is within the limits of size, all together are not: 1,024 rows of 1,024 whole numbers, and 512 of 512.
-COSTLY: dict[str, tuple[int, Forward, tuple[int, ...], torch.dtype]] = {
-    "pointwise": (1 + known.WORK // known.LARGEST, lambda x: x + 1, (1024, 1024), torch.int64),
-    "sorts": (4, lambda x: x.sort(-1).values, (1024, 1024), torch.int64),
-    "products": (9, lambda x: x @ x, (512, 512), torch.float32),  # 512^3 / 16 = 2^23, 8 of them are 2^26
+# Each operation is within the limits of size, all together are above 2^24 elements of work.
+COSTLY: dict[str, tuple[int, Forward, int, torch.dtype]] = {
+    "pointwise": (17, lambda x: x + 1, 1024, torch.int64),  # 2^20 each
+    "sorts": (1, lambda x: x.sort(-1).values, 1024, torch.int64),  # 21 x 2^20
+    "products": (3, lambda x: x @ x, 512, torch.float32),  # 512^3 / 16 = 2^23 each
 }
 
 
-@pytest.mark.parametrize(("count", "function", "shape", "dtype"), COSTLY.values(), ids=COSTLY)
+@pytest.mark.parametrize(("count", "function", "side", "dtype"), COSTLY.values(), ids=COSTLY)
 def test_what_is_computed_beside_the_run_is_bounded(
-    count: int, function: Forward, shape: tuple[int, ...], dtype: torch.dtype
+    count: int, function: Forward, side: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
-        large = twice(count, function, torch.arange(shape[0] * shape[1], dtype=dtype).view(shape))
+        large = twice(count, function, torch.arange(side * side, dtype=dtype).view(side, side))
         small = twice(9, lambda x: x + 1, torch.arange(3))  # goes on all the same
         return net.fc(x[: small[0] - 9 + 2]) + large.sum().item() * 0
 
+    analyze(Net(forward), (4,), batch=3, execute=False)
+    monkeypatch.setattr(known, "WORK", 1 << 24)
     with pytest.raises(ForwardError, match="item needs the values"):
         analyze(Net(forward), (4,), batch=3, execute=False)
 

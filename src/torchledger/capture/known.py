@@ -25,9 +25,9 @@ from torchledger.inputs import mapped, tensors_in
 LARGEST = 1 << 20
 LARGEST_FLOAT = 1 << 18  # of numbers: they lead a forward more seldom, and cost more
 LARGEST_DRAWN = 1 << 12  # random numbers: switches of layers rather than noise
-# What all of a run's following may come to, in elements, so that it stays within a second. Small operations, which cost
+# What all of a run's following may come to, in elements, so that it stays near a second. Small operations, which cost
 # what a call does, are not counted.
-WORK = 1 << 26
+WORK = 1 << 27
 SMALL = 1 << 12
 
 CPU = torch.device("cpu")
