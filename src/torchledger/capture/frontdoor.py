@@ -192,7 +192,12 @@ def _move(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, *args
 
 
 def _whole(book: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda door, func, *args, **kwargs: book(door.recorder, func, *args, **kwargs)
+    def run(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if torch._C._functorch.peek_interpreter_stack() is not None:  # vmap, func.grad: torch takes it apart for them
+            return func(*args, **kwargs)
+        return book(door.recorder, func, *args, **kwargs)
+
+    return run
 
 
 def _seen_inside(function: Any) -> Callable[..., Any]:
