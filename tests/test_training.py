@@ -368,6 +368,42 @@ def test_a_penalty_on_a_gradient_through_a_recurrent_layer() -> None:
     assert found[0][0] == 2 * (inputs + states) + inputs + states // 2 + (inputs + states)
 
 
+X = torch.randn(6, 2, 4)
+PROJECTION, PRODUCT = 6 * 2 * 4 * 4, 6 * 2 * 2 * 4
+# Operations that are booked whole elsewhere, and their macs under a transform of torch.func.
+TRANSFORMED: dict[str, tuple[Callable[..., Any], nn.Module, int]] = {
+    "vmap, attention": (lambda net, x: torch.vmap(net.a)(x), attending(), PROJECTION + 2 * PRODUCT),
+    "vmap, dropout": (
+        lambda net, x: torch.vmap(net.a, randomness="different")(x),
+        nn.Sequential(nn.Linear(4, 4), nn.Dropout()),
+        PROJECTION,
+    ),
+    # and back through four products and the projection
+    "grad, attention": (
+        lambda net, x: torch.func.grad(lambda x: net.a(x).sum())(x),
+        attending(),
+        2 * PROJECTION + 6 * PRODUCT,
+    ),
+    "grad, dropout": (
+        lambda net, x: torch.func.grad(lambda x: net.a(x).sum())(x),
+        nn.Sequential(nn.Linear(4, 4), nn.Dropout()),
+        2 * PROJECTION,
+    ),
+    # 6 steps of 2 rows, 4 gates of 4 from 4 and 4; and the gradients of inputs, and of states but for the first
+    "grad, lstm": (
+        lambda net, x: torch.func.grad(lambda x: net.a(x).sum())(x),
+        Recurrent(nn.LSTM(4, 4)),
+        6 * 2 * 4 * 4 * (4 + 4) + (6 + 5) * 2 * 4 * 4 * 4,
+    ),
+}
+
+
+@pytest.mark.parametrize(("forward", "inner", "expected"), TRANSFORMED.values(), ids=TRANSFORMED)
+def test_transforms_of_torch_func(forward: Callable[..., Any], inner: nn.Module, expected: int) -> None:
+    ledger = analyze(Net(forward, a=inner), X, mode="train", execute=False)
+    assert ledger.totals()["macs"] == expected and not ledger.unknown
+
+
 @pytest.mark.parametrize("differentiates", [False, True])
 def test_what_can_be_gone_back_through_once_alone_says_so(differentiates: bool) -> None:
     def penalty(net: Any, x: torch.Tensor) -> torch.Tensor:

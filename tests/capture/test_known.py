@@ -80,6 +80,10 @@ BY_VALUE: dict[str, Forward] = {
     "in place": written_in_place,
     "a random switch": lambda net, x: net.fc(x) if torch.rand([]) > 0.5 else x,
     "packed": lambda net, x: packed(net, x[:, None, :].expand(3, 5, 4)),
+    "tensor_split": lambda net, x: net.fc(x.tensor_split(torch.tensor([1, 2]))[0]),
+    "tensor_split by number": lambda net, x: net.fc(
+        torch.tensor_split(x, tensor_indices_or_sections=net.ids[2], dim=1)[1].repeat(1, 2)
+    ),
 }
 
 

@@ -153,6 +153,17 @@ def _value(door: FrontDoor, tensor: torch.Tensor, to_write: bool = False) -> tor
     return door.recorder.values_of(tensor, to_write=to_write)
 
 
+def _tensor_split(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Split at places that are known as at numbers: torch reads a tensor of them in C++."""
+    if "tensor_indices_or_sections" in kwargs:
+        args = (kwargs.pop("tensor_indices_or_sections"),)
+    places = _value(door, args[0]) if args and isinstance(args[0], torch.Tensor) else None
+    if places is not None:
+        with _disable_current_modes():
+            args = (places.tolist(), *args[1:])
+    return func(tensor, *args, **kwargs)
+
+
 def _format(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, form: str) -> str:
     """Write a number that is not known as nan: what is printed changes nothing."""
     if not tensor.is_meta or tensor.dim() or not form:
@@ -226,6 +237,8 @@ _TABLE: dict[Any, Callable[..., Any]] = {
     torch.Tensor.__getitem__: _get_item,
     torch.Tensor.__setitem__: _set_item,
     torch.Tensor.__format__: _format,
+    torch.tensor_split: _tensor_split,
+    torch.Tensor.tensor_split: _tensor_split,
     torch.Tensor.tolist: _with_values,
     torch.Tensor.numpy: _with_values,
     torch.Tensor.__array__: _with_values,
