@@ -362,7 +362,7 @@ def test_console_script_calls_main() -> None:
         ("nets.py:Net --input 2x=4", "'2x' is no name of an argument"),
         ("nets.py:Net --input x=4 --input x=4", "'x' was given before; give each input once"),
         ("nets.py:Net --input 4:int99", "'int99', which is no dtype; write float32.* Did you mean"),
-        ("nets.py:Net --model-dtype bfloat", "'bfloat', which is no dtype; .* Did you mean 'bfloat16'"),
+        ("nets.py:Net --model-dtype bfloat", "'bfloat', which is no dtype; .* Did you mean .*'bfloat16'"),
         ("nets.py:Net --model-dtype int64", "int64, expected a floating-point dtype such as bfloat16"),
         ("nets.py:Net --autocast float64", "autocast is 'float64'; autocast goes down to bfloat16 or float16"),
         (

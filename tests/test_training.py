@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from torch import nn
 from torchledger import ForwardError, Ledger, UserError, analyze
 from torchledger.capture import capture
 from torchledger.capture.twins import Copies
+from torchledger.capture.whole import TWICE
 from torchledger.ledger import PHASES
 from torchledger.training import FIRST, OPTIMIZERS, SUMMED, training_step
 
@@ -202,6 +205,29 @@ def penalised(net: Any, x: torch.Tensor) -> torch.Tensor:
     return net.a(x) + gradient.square().sum()
 
 
+def gone_back_through_twice(net: Any, x: torch.Tensor) -> torch.Tensor:
+    """Two gradients that forward asks for of one graph."""
+    x = x.clone().requires_grad_()
+    y = net.a(x)
+    first, second = (torch.autograd.grad(loss, x, retain_graph=True)[0] for loss in (y.sum(), y.square().sum()))
+    return y + (first + second).detach().sum()
+
+
+class Recurrent(nn.Module):
+    def __init__(self, layers: Any) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.layers(x)[0]
+
+
+def attending() -> nn.Module:
+    """Attention of a sample to itself, whose queries are projected."""
+    q = nn.Linear(4, 4, bias=False)
+    return Net(lambda net, x: F.scaled_dot_product_attention(net.q(x), x, x), q=q)
+
+
 IMAGE = torch.randn(2, 3, 9, 9)
 NETS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Dropout(0.1), nn.Linear(5, 3)),
@@ -229,6 +255,11 @@ NETS: dict[str, Callable[[], nn.Module]] = {
         nn.Flatten(),
         nn.Softmax(-1),
     ),
+    "penalty, dropout": lambda: Net(penalised, a=nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.Dropout1d())),
+    "penalty, attention": lambda: Net(penalised, a=attending()),
+    "twice, attention": lambda: Net(gone_back_through_twice, a=attending()),
+    "twice, gru": lambda: Net(gone_back_through_twice, a=Recurrent(nn.GRU(4, 5))),
+    "twice, dropout": lambda: Net(gone_back_through_twice, a=nn.Sequential(nn.Linear(4, 4), nn.Dropout())),
     "checkpoint": lambda: checkpointed(False),
     "reentrant checkpoint": lambda: checkpointed(True),
     "own function": lambda: Net(lambda net, x: Square.apply(net.a(x)), a=nn.Linear(4, 4)),
@@ -310,6 +341,123 @@ def test_an_optimizer_of_the_users_own_keeps_its_groups() -> None:
     assert own.state_dict() == before and all(p.grad is None for p in net.parameters())
     with pytest.raises(ForwardError, match="SGD holds none of the model's parameters"):
         step(nn.Linear(4, 3), (4,), optimizer=own)
+
+
+def test_a_penalty_on_a_gradient_through_attention() -> None:
+    ledger = analyze(Net(penalised, a=attending()), torch.zeros(6, 2, 4), training=True)
+    projection, product = 6 * 2 * 4 * 4, 6 * 2 * 2 * 4
+    # forward: attention twice, and of one the gradient of x: four products, and through the projection
+    forward = 2 * (projection + 2 * product) + 4 * product + projection
+    # Through the gradient: two for each of its products (dQ, dK, dP, dV, and the projection's), and two for the scores.
+    # Then both attentions, and the queries' weight and x of both.
+    backward = 2 * projection + 10 * product + 2 * (4 * product + 2 * projection)
+    assert macs(ledger) == (forward, backward, 0)
+    assert TWICE in ledger.assumptions and not ledger.unknown
+
+
+def test_a_penalty_on_a_gradient_through_a_recurrent_layer() -> None:
+    """For real, torch takes the steps' inputs together: other operations, of the same sizes in all."""
+    found = []
+    for execute in (False, True):
+        ledger = analyze(Net(penalised, a=Recurrent(nn.LSTM(4, 4))), (7, 4), batch=2, training=True, execute=execute)
+        assert TWICE in ledger.assumptions and not ledger.unknown
+        found.append(macs(ledger))
+    assert found[0] == found[1]
+    # 2 steps of 7 rows: two layers, and of one of them the gradients of inputs, of states but for the first, of weights
+    inputs, states = 2 * 7 * 4 * 4 * 4, 2 * 7 * 4 * 4 * 4
+    assert found[0][0] == 2 * (inputs + states) + inputs + states // 2 + (inputs + states)
+
+
+X = torch.randn(6, 2, 4)
+PROJECTION, PRODUCT = 6 * 2 * 4 * 4, 6 * 2 * 2 * 4
+# Operations that are booked whole elsewhere, and their macs under a transform of torch.func.
+TRANSFORMED: dict[str, tuple[Callable[..., Any], nn.Module, int]] = {
+    "vmap, attention": (lambda net, x: torch.vmap(net.a)(x), attending(), PROJECTION + 2 * PRODUCT),
+    "vmap, dropout": (
+        lambda net, x: torch.vmap(net.a, randomness="different")(x),
+        nn.Sequential(nn.Linear(4, 4), nn.Dropout()),
+        PROJECTION,
+    ),
+    # and back through four products and the projection
+    "grad, attention": (
+        lambda net, x: torch.func.grad(lambda x: net.a(x).sum())(x),
+        attending(),
+        2 * PROJECTION + 6 * PRODUCT,
+    ),
+    "grad, dropout": (
+        lambda net, x: torch.func.grad(lambda x: net.a(x).sum())(x),
+        nn.Sequential(nn.Linear(4, 4), nn.Dropout()),
+        2 * PROJECTION,
+    ),
+    # 6 steps of 2 rows, 4 gates of 4 from 4 and 4; and the gradients of inputs, and of states but for the first
+    "grad, lstm": (
+        lambda net, x: torch.func.grad(lambda x: net.a(x).sum())(x),
+        Recurrent(nn.LSTM(4, 4)),
+        6 * 2 * 4 * 4 * (4 + 4) + (6 + 5) * 2 * 4 * 4 * 4,
+    ),
+}
+
+
+@pytest.mark.parametrize(("forward", "inner", "expected"), TRANSFORMED.values(), ids=TRANSFORMED)
+def test_transforms_of_torch_func(forward: Callable[..., Any], inner: nn.Module, expected: int) -> None:
+    ledger = analyze(Net(forward, a=inner), X, mode="train", execute=False)
+    assert ledger.totals()["macs"] == expected and not ledger.unknown
+
+
+@pytest.mark.parametrize("differentiates", [False, True])
+def test_what_can_be_gone_back_through_once_alone_says_so(differentiates: bool) -> None:
+    def penalty(net: Any, x: torch.Tensor) -> torch.Tensor:
+        rows = nn.utils.rnn.PackedSequence(net.a(x.clone().requires_grad_()), torch.tensor([2, 2, 1]))
+        y, _ = nn.utils.rnn.pad_packed_sequence(rows)
+        (gradient,) = torch.autograd.grad(y.square().sum(), rows.data, create_graph=True)
+        return y.sum() + (gradient.square().sum() if differentiates else 0)
+
+    net = Net(penalty, a=nn.Linear(4, 4))
+    if differentiates:
+        with pytest.raises(ForwardError, match=r"backward: .*goes back through _pad_packed_sequence once"):
+            analyze(net, (4,), batch=5, training=True)
+    else:
+        assert not analyze(net, (4,), batch=5, training=True).unknown
+
+
+class Careless(torch.optim.Optimizer):
+    """Makes known tensors that it does not use, then asks for the size of a gradient."""
+
+    read: ClassVar[list[float]] = []
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            for _ in range(3):
+                torch.ones(parameter.shape)
+            for size in [parameter.grad.abs() for _ in range(8)] + [parameter.grad.neg() for _ in range(8)]:
+                with contextlib.suppress(RuntimeError):
+                    self.read.append(size.max().item())
+
+
+def test_the_unbooked_step_of_an_optimizer_leaves_nothing_known_behind() -> None:
+    """A storage that died may have its address again: the gradient is no tensor of ones."""
+    net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(3, 3))
+    step(net, (4,), batch=2, optimizer=Careless, execute=False)
+    assert Careless.read == []
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, "radam"])
+def test_the_unbooked_step_of_an_optimizer_is_all_seen_and_nowhere_booked(optimizer: Any) -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    done = threading.Event()
+    idle = threading.Thread(target=done.wait, daemon=True)  # with threads about, a stranger might be one of theirs
+    idle.start()
+    try:
+        ledger = step(net, (4,), batch=2, optimizer=optimizer)
+    finally:
+        done.set()
+    assert ledger.assumptions == []
+    record = ledger.record
+    assert {entry.operation for entry in record.entries} == set(range(len(record.operations)))
 
 
 def test_other_ways_to_name_an_optimizer() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from torchledger import ForwardError, UserError, analyze
@@ -67,6 +68,28 @@ def test_what_needs_values_is_run_for_real(where: str, training: bool) -> None:
     assert "test_execution.py" in notice and execution.FELL in notice and execution.INPUTS_MADE_UP in notice
     assert (execution.MADE_UP in notice) == (where == "meta")
     assert not any("run for real" in text for text in expected.assumptions)
+
+
+class Splits(Gate):
+    """Where torch reads values in C++, before an operation runs."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x.tensor_split(3 + x.sum().long() * 0)[0])  # type: ignore[no-any-return]
+
+
+class Aligns(Gate):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        likely = self.first(x).view(3, 1, -1).log_softmax(-1)
+        return F.ctc_loss(likely, torch.ones(1, 2, dtype=torch.int64), (3,), (2,))
+
+
+@pytest.mark.parametrize(("kind", "rows"), [(Splits, 1), (Aligns, 3)])
+def test_values_that_are_read_out_of_sight_are_asked_for_as_well(kind: type[nn.Module], rows: int) -> None:
+    ledger = analyze(kind(), (4,), batch=3)
+    assert ledger.totals()["macs"] == rows * 4 * 4 and not ledger.unknown
+    assert ledger.assumptions[0].startswith("run for real, since (root): ")
+    with pytest.raises(ForwardError, match="needs the values"):
+        analyze(kind(), (4,), batch=3, execute=False)
 
 
 def test_given_inputs_keep_their_values() -> None:

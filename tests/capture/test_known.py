@@ -80,6 +80,10 @@ BY_VALUE: dict[str, Forward] = {
     "in place": written_in_place,
     "a random switch": lambda net, x: net.fc(x) if torch.rand([]) > 0.5 else x,
     "packed": lambda net, x: packed(net, x[:, None, :].expand(3, 5, 4)),
+    "tensor_split": lambda net, x: net.fc(x.tensor_split(torch.tensor([1, 2]))[0]),
+    "tensor_split by number": lambda net, x: net.fc(
+        torch.tensor_split(x, tensor_indices_or_sections=net.ids[2], dim=1)[1].repeat(1, 2)
+    ),
 }
 
 
@@ -87,6 +91,120 @@ BY_VALUE: dict[str, Forward] = {
 def test_what_is_known_leads_where_it_leads_for_real(forward: Forward) -> None:
     net, x = Net(forward), torch.randn(3, 4)
     assert booked(net, x) == booked(net, x, real=True)
+
+
+def filled_mask(x: torch.Tensor) -> Any:
+    mask = torch.isnan(x)
+    mask.fill_(True)
+    return mask.sum().item()
+
+
+def mask_with_a_row(x: torch.Tensor) -> Any:
+    mask = torch.isnan(x)
+    mask[:2] = True
+    return mask.tolist()
+
+
+def mask_or_another(x: torch.Tensor) -> Any:
+    mask = torch.isinf(x)
+    mask |= torch.tensor([True, False, True, False])
+    return mask.tolist(), mask.sum().item()
+
+
+def rotation_undone(x: torch.Tensor) -> Any:
+    turned = torch.polar(torch.ones(3), torch.arange(3.0))
+    return (turned.conj() * turned).real.tolist()
+
+
+def written_through(view: Callable[[torch.Tensor], torch.Tensor], write: Forward) -> Callable[[torch.Tensor], Any]:
+    def run(x: torch.Tensor) -> Any:
+        numbers = torch.ones(3, dtype=torch.complex64)
+        write(view(numbers))
+        return numbers.tolist()
+
+    return run
+
+
+# What is read off known values, after writes, through views, off tensors that were made like an activation.
+READ: dict[str, Callable[[torch.Tensor], Any]] = {
+    "a uniform mask, filled": filled_mask,
+    "a uniform mask, a row written": mask_with_a_row,
+    "a uniform mask, or another": mask_or_another,
+    "a uniform mask, negated in place": lambda x: torch.isfinite(x).logical_not_().sum().item(),
+    "a uniform tensor as other bits": lambda x: torch.ones(3).view(torch.int32).tolist(),
+    "a conjugate": rotation_undone,
+    "a conjugate, filled": written_through(torch.conj, lambda view: view.fill_(1j)),
+    "a negated view, filled": written_through(lambda z: z.conj().imag, lambda view: view.fill_(2)),
+    "a negated view, added to": written_through(lambda z: z.conj().imag, lambda view: view.add_(2)),
+    "zeros_like": lambda x: torch.zeros_like(x).sum().item(),
+    "full_like": lambda x: torch.full_like(x, 3, dtype=torch.int64).unique().tolist(),
+    "new_full": lambda x: x.new_full((3,), 2.0).tolist(),
+    "ones_like, counted": lambda x: torch.ones_like(x, dtype=torch.int64).cumsum(-1).tolist(),
+    "an activation, zeroed": lambda x: (x * 2).zero_().tolist(),
+    "an activation, filled": lambda x: (x * 2).fill_(torch.tensor(3.0)).tolist(),
+    "an activation, written over": lambda x: (x * 2).copy_(torch.arange(4.0)).tolist(),
+    "empty, in part written": lambda x: torch.empty(3).fill_(2).tolist(),
+    "batch norm of a constant": lambda x: F.batch_norm(torch.ones(2, 3), torch.zeros(3), torch.ones(3), eps=0).tolist(),
+    "a bag of constants": lambda x: F.embedding_bag(torch.tensor([[0, 1]]), torch.eye(2), mode="sum").tolist(),
+}
+
+
+@pytest.mark.parametrize("read", READ.values(), ids=READ)
+def test_what_is_read_is_what_a_real_run_reads(read: Callable[[torch.Tensor], Any]) -> None:
+    found: list[Any] = []
+    analyze(Net(lambda net, x: found.append(read(x)) or net.fc(x)), torch.randn(3, 4), execute=False)
+    assert found == [read(torch.randn(3, 4))]
+
+
+def test_a_view_from_outside_sees_what_the_run_writes() -> None:
+    constant = torch.zeros(3)
+    view = constant[1:]
+    found: list[Any] = []
+
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        constant.fill_(5)
+        found.extend([view.tolist(), view.sum().item(), (view + 1).tolist()])
+        view[0] = 2
+        found.append(constant.numpy().tolist())
+        return x
+
+    analyze(Net(forward), (4,), execute=False)
+    assert found == [[5, 5], 10, [6, 6], [5, 2, 5]]
+    assert constant.tolist() == [0, 0, 0]
+
+
+def test_a_view_from_outside_of_a_conjugate_keeps_its_values() -> None:
+    view = torch.tensor([1 + 2j]).conj()
+    found: list[Any] = []
+    analyze(Net(lambda net, x: found.extend([(view * 1).tolist(), (view.imag * 1).tolist()]) or x), (4,))
+    assert found == [[1 - 2j], [-2]]
+
+
+def test_an_array_shares_its_values_with_its_tensor() -> None:
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        counts = torch.zeros(3, dtype=torch.int64)
+        counts.numpy()[0] = 2
+        array = counts.numpy()
+        counts[1] = 1
+        return net.fc(x[: counts.sum().item()]) + net.fc(x[: array[:2].sum()])
+
+    # 2 + 1 rows, twice
+    assert analyze(Net(forward), (4,), batch=8, execute=False).totals()["macs"] == 2 * 3 * 4 * 4
+
+
+def test_an_empty_tensor_reads_as_zeros_every_time() -> None:
+    """What was never written to has no value of its own: the count hangs on none that lay there by chance."""
+    found: list[Any] = []
+    analyze(Net(lambda net, x: found.append([torch.empty(500).tolist(), torch.empty_like(x).tolist()]) or x), (4,))
+    assert found == [[[0.0] * 500, [[0.0] * 4]]]
+
+
+@pytest.mark.parametrize(
+    "write", [lambda y: y[1:].fill_(1), lambda y: y.t()[1:].zero_(), lambda y: y[:1].copy_(torch.ones(4))]
+)
+def test_a_part_that_is_filled_makes_no_whole_known(write: Callable[[torch.Tensor], Any]) -> None:
+    with pytest.raises(ForwardError, match="needs the values"):
+        analyze(Net(lambda net, x: (write(y := net.fc(x)), y.sum().item())), (4,), batch=3, execute=False)
 
 
 def test_whole_numbers_that_are_given_are_known() -> None:
@@ -162,10 +280,44 @@ def test_random_choices_fall_alike_every_time() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_large_tensors_are_not_followed() -> None:
-    side = known.LARGEST + 1
+@pytest.mark.parametrize(("most", "dtype"), [(known.LARGEST, torch.int64), (known.LARGEST_FLOAT, torch.float32)])
+def test_large_tensors_are_not_followed(most: int, dtype: torch.dtype) -> None:
     with pytest.raises(ForwardError, match="needs the values"):
-        analyze(Net(lambda net, x: x * torch.ones(side, dtype=torch.int64).sum().item()), (4,), execute=False)
+        analyze(Net(lambda net, x: x * torch.arange(most + 1, dtype=dtype).sum().item()), (4,), execute=False)
+
+
+def twice(count: int, function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    for _ in range(count):
+        x = function(x)
+    return x
+
+
+# Each operation is within the limits of size, all together are above 2^24 elements of work.
+COSTLY: dict[str, tuple[int, Forward, int, torch.dtype]] = {
+    "pointwise": (17, lambda x: x + 1, 1024, torch.int64),  # 2^20 each
+    "sorts": (1, lambda x: x.sort(-1).values, 1024, torch.int64),  # 21 x 2^20
+    "products": (3, lambda x: x @ x, 512, torch.float32),  # 512^3 / 16 = 2^23 each
+}
+
+
+@pytest.mark.parametrize(("count", "function", "side", "dtype"), COSTLY.values(), ids=COSTLY)
+def test_what_is_computed_beside_the_run_is_bounded(
+    count: int, function: Forward, side: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        large = twice(count, function, torch.arange(side * side, dtype=dtype).view(side, side))
+        small = twice(9, lambda x: x + 1, torch.arange(3))  # goes on all the same
+        return net.fc(x[: small[0] - 9 + 2]) + large.sum().item() * 0
+
+    analyze(Net(forward), (4,), batch=3, execute=False)
+    monkeypatch.setattr(known, "WORK", 1 << 24)
+    with pytest.raises(ForwardError, match="item needs the values"):
+        analyze(Net(forward), (4,), batch=3, execute=False)
+
+
+def test_what_is_alike_everywhere_is_followed_at_any_size() -> None:
     # all alike, without memory: the test of an activation of any size
     large = analyze(Net(lambda net, x: x * bool(torch.isinf(x).any())), (1 << 24,))
     assert large.assumptions == [known.FINITE]
+    large = analyze(Net(lambda net, x: net.fc(x[: torch.full((1 << 24,), 2)[-1]])), (4,), batch=3, execute=False)
+    assert large.totals()["macs"] == 2 * 4 * 4

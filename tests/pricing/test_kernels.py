@@ -258,3 +258,11 @@ def test_distance_by_hand() -> None:
 def test_views_that_copy_move_what_they_show(name: str, function: Any, elements: int) -> None:
     amounts = price_of(name, function, X)
     assert (amounts["flops"], amounts["bytes_read"], amounts["bytes_written"]) == (0, 4 * elements, 4 * elements)
+
+
+@pytest.mark.parametrize("dim", [(), (None,), (1,)])
+def test_a_masked_softmax_goes_along_the_last_dimension_unless_it_is_told(dim: Any) -> None:
+    x = torch.rand(4, 6)
+    made = dispatched(lambda: torch.ops.aten._masked_softmax(x, x > 0.5, *dim, mask_type=1))
+    (operation,) = [one for one in made if one.name == "_masked_softmax"]
+    assert price(operation).amounts["flops"] == 4 * (5 * 6 - 2)

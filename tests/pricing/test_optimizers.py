@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -86,12 +87,19 @@ def test_norms_of_lists() -> None:
     assert sums["flops"] == 2 * ELEMENTS - 3, "no roots"
 
 
+def test_a_list_without_tensors_is_unknown_and_not_nothing() -> None:
+    operation = one_of(lambda: torch._foreach_mul_(tensors(), 2.0), "_foreach_mul_")
+    assert price(dataclasses.replace(operation, arguments={"self": (), "scalar": 2.0})).state is State.UNKNOWN
+
+
 def test_scalars_and_one_tensor_for_all() -> None:
     scalars = price(one_of(lambda: torch._foreach_mul_(tensors(), [1.0, 2.0, 3.0]), "_foreach_mul_")).amounts
     assert (scalars["flops"], scalars["bytes_read"]) == (ELEMENTS, 4 * ELEMENTS)
     one = torch.tensor(2.0)
     amounts = price(one_of(lambda: torch._foreach_mul_(tensors(), one), "_foreach_mul_")).amounts
     assert (amounts["flops"], amounts["bytes_read"]) == (ELEMENTS, 4 * ELEMENTS + 4), "read once"
+    powers = price(one_of(lambda: torch._foreach_pow(2.0, tensors()), "_foreach_pow")).amounts
+    assert (powers["flops"], powers["bytes_read"], powers["bytes_written"]) == (ELEMENTS, 4 * ELEMENTS, 4 * ELEMENTS)
     # Adam's second moment takes the gradient twice, and reads it once
     state, gradient = tensors(), tensors(1)
     squared = price(

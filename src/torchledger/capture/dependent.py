@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from torchledger.capture.known import CPU, KEPT, LARGEST, Known
+from torchledger.capture.known import CPU, KEPT, LARGEST, Known, fits
 from torchledger.capture.operations import PACKED_LINEAR
 from torchledger.inputs import mapped, tensors_in
 
@@ -32,7 +32,7 @@ def answer(known: Known, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
 def _computed(known: Known, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answer | None:
     """Answer from known values alone."""
     tensors = tensors_in((args, kwargs))
-    if any(tensor.untyped_storage()._cdata not in known.storages for tensor in tensors):
+    if any(known.value(tensor) is None for tensor in tensors):
         return None
     real_args, real_kwargs = mapped((args, kwargs), known.value)
 
@@ -47,7 +47,7 @@ def _computed(known: Known, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 def _known_twin(known: Known, real: torch.Tensor, reason: str | None) -> torch.Tensor:
     twin = torch.empty_strided(real.size(), real.stride(), dtype=real.dtype, device=META)
-    if real.numel() <= LARGEST:
+    if fits(real):
         whole = torch.empty_strided(real.size(), real.stride(), dtype=real.dtype).copy_(real)
         known.put(twin, whole, reason)
     return twin

@@ -79,7 +79,16 @@ def _needs_values(error: BaseException, failed: FailedOperation) -> bool:
     if isinstance(error, NotImplementedError) and ("'Meta' backend" in said or "Meta kernel" in said):
         return True
     by_name = any(name in failed.name for name in ("_local_scalar_dense", "numpy", "tolist", "__array__"))
-    return by_name or "torch.nonzero()" in said or "Tensor.item() cannot be called on meta" in said
+    return by_name or any(part in said for part in _READS_VALUES)
+
+
+# What torch says where it reads values in C++.
+_READS_VALUES = (
+    "torch.nonzero()",
+    "Tensor.item() cannot be called on meta",
+    "data is not allocated yet",
+    "on cpu, but it's on meta",
+)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

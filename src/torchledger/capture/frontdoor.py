@@ -178,20 +178,31 @@ def _lies_on(kind: str) -> Callable[..., bool]:
 
 
 def _with_values(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Hand values out where they are known (`tolist`, `numpy`)."""
-    value = _value(door, tensor)
+    """Hand values out where they are known (`tolist`, `numpy`, whose array shares them)."""
+    if door.recorder.has_stand_in(tensor):  # from outside of the run, but the run may have written to it
+        tensor = door.recorder.stand_in(tensor)
+    value = _value(door, tensor, to_write=func is not torch.Tensor.tolist)
     if value is None:
         value = tensor
     with _disable_current_modes() if not value.is_meta else contextlib.nullcontext():  # torch refuses under a mode
         return func(value, *args, **kwargs)
 
 
-def _value(door: FrontDoor, tensor: torch.Tensor) -> torch.Tensor | None:
+def _value(door: FrontDoor, tensor: torch.Tensor, to_write: bool = False) -> torch.Tensor | None:
     if not tensor.is_meta or tensor.layout != torch.strided:
         return None
-    value = door.recorder.values_of(tensor)
-    with _disable_current_modes():
-        return None if value is None else value.clone()
+    return door.recorder.values_of(tensor, to_write=to_write)
+
+
+def _tensor_split(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Split at places that are known as at numbers: torch reads a tensor of them in C++."""
+    if "tensor_indices_or_sections" in kwargs:
+        args = (kwargs.pop("tensor_indices_or_sections"),)
+    places = _value(door, args[0]) if args and isinstance(args[0], torch.Tensor) else None
+    if places is not None:
+        with _disable_current_modes():
+            args = (places.tolist(), *args[1:])
+    return func(tensor, *args, **kwargs)
 
 
 def _format(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, form: str) -> str:
@@ -234,8 +245,16 @@ def _move(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, *args
     return tensor
 
 
+def _under_transform() -> bool:
+    """Whether torch.vmap or torch.func is at work: torch takes operations apart for them."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def _whole(book: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda door, func, *args, **kwargs: book(door.recorder, func, *args, **kwargs)
+    def run(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return func(*args, **kwargs) if _under_transform() else book(door.recorder, func, *args, **kwargs)
+
+    return run
 
 
 def _attention(
@@ -249,12 +268,19 @@ def _attention(
     **kwargs: Any,
 ) -> Any:
     tensors = door.autocast.attention(query, key, value, attn_mask)
+    if _under_transform():
+        return func(*tensors, *args, **kwargs)
     return whole.attention(door.recorder, func, *tensors, *args, **kwargs)
 
 
 def _recurrent(name: str) -> Callable[..., Any]:
     book = whole.recurrent(name)
-    return lambda door, func, *args: book(door.recorder, func, *door.autocast.recurrent(name, args))
+
+    def run(door: FrontDoor, func: Callable[..., Any], *args: Any) -> Any:
+        args = tuple(door.autocast.recurrent(name, args))
+        return func(*args) if _under_transform() else book(door.recorder, func, *args)
+
+    return run
 
 
 def _seen_inside(function: Any) -> Callable[..., Any]:
@@ -284,6 +310,8 @@ _TABLE: dict[Any, Callable[..., Any]] = {
     torch.Tensor.__getitem__: _get_item,
     torch.Tensor.__setitem__: _set_item,
     torch.Tensor.__format__: _format,
+    torch.tensor_split: _tensor_split,
+    torch.Tensor.tensor_split: _tensor_split,
     torch.Tensor.tolist: _with_values,
     torch.Tensor.numpy: _with_values,
     torch.Tensor.__array__: _with_values,

@@ -27,6 +27,15 @@ _NEED_VALUES = frozenset(
 )
 # What chooses by values, and the tests whether all is finite.
 _ASSUMED = frozenset("topk sort argmax argmin max min kthvalue multinomial isinf isnan isposinf isneginf eq ne".split())
+# What holds the same everywhere afterwards, whatever it is made of: the value, or the argument that gives it. Memory
+# that nothing was written to counts as 0.
+FILLED_WITH: dict[str, int | str] = {
+    **dict.fromkeys("zeros zeros_like new_zeros zero zero_".split(), 0),
+    **dict.fromkeys("empty empty_like empty_strided empty_permuted new_empty new_empty_strided".split(), 0),
+    **dict.fromkeys("ones ones_like new_ones".split(), 1),
+    **dict.fromkeys("full full_like new_full".split(), "fill_value"),
+    **dict.fromkeys("fill fill_".split(), "value"),
+}
 _PACKED = "PackedParamsBase"  # of quantised layers
 T = TypeVar("T")
 
@@ -45,7 +54,7 @@ class Kind:
     writes: tuple[str, ...]  # the arguments that it writes to
     random: bool
     needs_values: bool  # what it returns hangs on more than the sizes of what it is given
-    assumes: bool  # what it returns may be taken for granted, see known.py
+    assumes: bool  # what it returns may be known or taken for granted whatever it is given, see known.py
     chooses: bool  # puts out indices that it picked, see routing.py
     packed: tuple[str, ...]  # the arguments that are objects with a weight and a bias in them
 
@@ -88,7 +97,7 @@ def learn(func: Any) -> Kind:
         ),
         random=torch.Tag.nondeterministic_seeded in func.tags,
         needs_values=not _VALUE_TAGS.isdisjoint(func.tags) or func._schema.name in _NEED_VALUES,
-        assumes=packet in _ASSUMED,
+        assumes=packet in _ASSUMED or packet in FILLED_WITH,
         chooses=packet in CHOOSING,
         packed=tuple(a.name for a in arguments if str(a.type).endswith(_PACKED)),
         can_replay=torch.Tag.inplace_view not in func.tags

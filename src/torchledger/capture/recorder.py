@@ -218,11 +218,11 @@ class Recorder(TorchDispatchMode):
     @contextmanager
     def silent(self) -> Iterator[None]:
         """Run operations with all that belongs to a run, but without booking them or their storages."""
-        self._silent = True
+        before, self._silent = self._silent, True
         try:
             yield
         finally:
-            self._silent = False
+            self._silent = before
 
     # --- operations --------------------------------------------------------------------------------------------------
 
@@ -244,13 +244,20 @@ class Recorder(TorchDispatchMode):
         """Return the tensor that stands for `tensor` in this run."""
         return self._twin(tensor)
 
-    def values_of(self, tensor: torch.Tensor, relies: bool = True) -> torch.Tensor | None:
-        """Return the values of `tensor`, or None where they are not known. `relies`: the run goes on by them."""
+    def has_stand_in(self, tensor: torch.Tensor) -> bool:
+        """Whether the run on meta has met the storage of `tensor`, which is real."""
+        return self._twins is not None and not tensor.is_meta and self._twins.has_met(tensor)
+
+    def values_of(self, tensor: torch.Tensor, relies: bool = True, to_write: bool = False) -> torch.Tensor | None:
+        """Return the values of `tensor`, or None where they are not known. `relies`: the run goes on by them.
+
+        They are what the run itself knows them by: who gets them `to_write` writes to that.
+        """
         tensor = self._twin(tensor)
         if self._twins is None:
             return tensor
         with _disable_current_modes():
-            value = self.known.value(tensor)
+            value = self.known.value(tensor, to_write)
         if value is not None and relies:
             self.known.rely_on([tensor])
             if self.routes.is_on:
@@ -283,7 +290,7 @@ class Recorder(TorchDispatchMode):
         for output in template.outputs:
             if output.source is not None:  # written in place
                 self.known.drop(tensors[output.source].untyped_storage()._cdata)
-        self._book(self._place_of(template.operation), template.outputs, returned, tensors)
+        self._book(template.operation, template.outputs, returned, tensors)
         return returned
 
     def _handle(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -341,7 +348,7 @@ class Recorder(TorchDispatchMode):
         if kind.assumes or not self.known.storages.isdisjoint(storages):
             follow(self.known, func, kind, args, kwargs, tensors, returned)
         if kind.name is not None:
-            self._book(self._place_of(template.operation), template.outputs, returned, tensors, storages)
+            self._book(template.operation, template.outputs, returned, tensors, storages)
             if kind.chooses:
                 self._chose(func, kind, args, kwargs, tensors, returned)
         return returned[0] if template.container is None else template.container(returned)
@@ -431,8 +438,7 @@ class Recorder(TorchDispatchMode):
             elif self.routes.is_on and given:  # a number, such as item() returns
                 self.routes.read(self.record.calls, self.scopes.current, given[0])
         if is_booked:
-            place = self._place_of(operation, None if is_remembered else identity(operation))
-            self._book(place, outputs, returned, given)
+            self._book(operation, outputs, returned, given, key=None if is_remembered else identity(operation))
             if kind.chooses:
                 self._chose(func, kind, args, kwargs, given, returned)
         return result
@@ -491,28 +497,30 @@ class Recorder(TorchDispatchMode):
 
     def _book(
         self,
-        place: int,
+        operation: Operation,
         outputs: tuple[Output, ...],
         returned: list[torch.Tensor],
         given: list[torch.Tensor],
         storages: list[int] | None = None,
+        key: Any = None,
     ) -> None:
         """Book an entry; `storages` are those of the tensors `given`, where they are at hand."""
         if self._silent:
+            self.know(returned)
             return
         if not self.routes.is_on:
             self.routes.touched.update(
                 storages_of([t for t in given if t.layout == torch.strided]) if storages is None else storages
             )
         elif self.phase == "forward":
-            is_table = self.record.operations[place].name in TABLES
+            is_table = operation.name in TABLES
             entry = len(self.record.entries)
             self.routes.follow(self.record.calls, self.scopes.current, entry, given, returned, is_table)
         for output, tensor in zip(outputs, returned, strict=True):
             if output.source is None and tensor.layout == torch.strided:
                 self.born(tensor)
         call = self.scopes.of_backward() if self.phase == "backward" else self.scopes.current
-        self.record.entries.append(Entry(place, call, self.phase))
+        self.record.entries.append(Entry(self._place_of(operation, key), call, self.phase))
         if self._synchronize is not None:
             self.seconds.append(self._spent)
 
@@ -529,10 +537,13 @@ class Recorder(TorchDispatchMode):
     def _twin(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._twins is None or tensor.is_meta:
             return tensor
-        twin, is_new = self._twins.of_passing(tensor)
+        with _disable_current_modes():
+            twin, is_new = self._twins.of_passing(tensor)
         if is_new and twin.layout == torch.strided:
             self.known.copy(twin, tensor)
-            if not self._silent:
+            if self._silent:
+                self.know([twin])
+            else:
                 self.born(twin, "constant")
         return twin
 

@@ -23,18 +23,30 @@ class Twins:
         self._by_tensor: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._made: set[int] = set()
         self._passing: dict[int, tuple[weakref.ref[torch.Tensor], torch.Tensor]] = {}
-        # By storage (held, so that its address stays its own): a twin that owns all of its storage.
-        self._bases: dict[int, tuple[torch.UntypedStorage, torch.Tensor]] = {}
+        # By storage: a twin that owns all of its storage. The user's is held, so that its address stays its own; one
+        # that came up on the way is held weakly.
+        self._bases: dict[int, tuple[object, torch.Tensor]] = {}
 
     def of_passing(self, tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
-        """Return the twin of a tensor that came up on the way, and whether it is new. Holds the tensor weakly."""
+        """Return the twin of a tensor that came up on the way, and whether its storage did. Holds both weakly."""
         known = self._by_tensor.get(id(tensor)) or self._passing.get(id(tensor))
         if known is not None:
             return known[1], False
         key = id(tensor)
-        twin = self._make(tensor, shares=False)
+        before = len(self._bases)
+        twin = self._make(tensor)
+        is_new = twin.layout != torch.strided or len(self._bases) > before
+        if is_new and twin.layout == torch.strided:
+            storage = tensor.untyped_storage()
+            address = storage._cdata
+            gone = weakref.ref(storage, lambda _: self._bases.pop(address, None))
+            self._bases[address] = (gone, self._bases[address][1])
         self._passing[key] = (weakref.ref(tensor, lambda _: self._passing.pop(key, None)), twin)
-        return twin, True
+        return twin, is_new
+
+    def has_met(self, tensor: torch.Tensor) -> bool:
+        """Whether there is a twin of the storage of `tensor`."""
+        return tensor.layout == torch.strided and tensor.untyped_storage()._cdata in self._bases
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the twin of `tensor`: a meta tensor of its sizes, strides, dtype and class."""
@@ -62,17 +74,17 @@ class Twins:
         """The tensors that have a twin, each with it, but for those of passing tensors."""
         return list(self._by_tensor.values())
 
-    def _make(self, tensor: torch.Tensor, shares: bool = True) -> torch.Tensor:
+    def _make(self, tensor: torch.Tensor) -> torch.Tensor:
         if is_lazy(tensor):
             return type(tensor)(device="meta")  # type: ignore[call-arg]
         plain = tensor.detach()
         cast = id(tensor) in self._cast and plain.is_floating_point()
         if cast or plain.layout != torch.strided:
             twin = torch.empty_like(plain, dtype=self._dtype if cast else plain.dtype, device="meta")
-        elif shares:
-            twin = self._strided(plain)
         else:
-            twin = torch.empty_strided(plain.size(), plain.stride(), dtype=plain.dtype, device="meta")
+            twin = self._strided(plain)
+            twin = twin.conj() if plain.is_conj() else twin
+            twin = torch._neg_view(twin) if plain.is_neg() else twin
         if isinstance(tensor, nn.Parameter):
             return _parameter(tensor, twin)
         return twin.requires_grad_(tensor.requires_grad and not tensor.grad_fn)

@@ -7,11 +7,13 @@ none of their kernels runs; what comes out follows from the sizes. Each has a ba
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import _disable_current_modes
 
 from torchledger.capture.known import fits
@@ -22,6 +24,10 @@ from torchledger.record import TensorRef
 Given = torch.Tensor | Sequence[torch.Tensor] | None
 Run = Callable[..., Any]  # takes the flat tensors; returns a tensor or a tuple of them
 Kept = Callable[[torch.Tensor], dict[str, torch.Tensor]]
+# Takes what the backward takes, the gradients that come in by output, and which of the inputs want one; returns theirs.
+Again = Callable[[Recorder, list[torch.Tensor], Sequence[torch.Tensor | None], Sequence[bool]], Sequence[Any]]
+
+TWICE = "attention and recurrent layers that one may go back through twice do so as torch writes them out, on their own"
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ class Whole:
     """One operation: its name, where its tensors stand by argument, its other arguments.
 
     `run` computes it from the tensors in their order, for real or on meta. `kept` makes, of the first tensor, what its
-    backward takes besides the gradients, by name; None: all that the operation was given.
+    backward takes besides the gradients, by name; None: all that the operation was given. `again` goes back in
+    operations that one can go back through as well; None: one cannot.
     """
 
     name: str
@@ -38,6 +45,7 @@ class Whole:
     run: Run
     in_place: bool = False
     kept: Kept | None = None
+    again: Again | None = None
 
     @property
     def stated(self) -> dict[str, object]:
@@ -52,6 +60,7 @@ def book(
     run: Run,
     in_place: bool = False,
     kept: Kept | None = None,
+    again: Again | None = None,
 ) -> Any:
     """Run and book an operation; where gradients are wanted its backward will be booked whole too."""
     flat: list[torch.Tensor] = []
@@ -63,9 +72,8 @@ def book(
         elif value is not None:
             places[key] = tuple(TensorRef(len(flat) + place) for place in range(len(value)))
             flat += [recorder.stand_in(item) for item in value]
-    whole = Whole(name, places, arguments, run, in_place, kept)
-    wants_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat)
-    if wants_gradient and torch._C._functorch.peek_interpreter_stack() is None:
+    whole = Whole(name, places, arguments, run, in_place, kept, again)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat):
         return _Differentiable.apply(recorder, whole, *flat)  # type: ignore[no-untyped-call]
     made = recorder.whole(name, flat, whole.stated, lambda: run(*flat))
     return made[0] if len(made) == 1 else tuple(made)
@@ -108,7 +116,6 @@ class _Differentiable(torch.autograd.Function):
         return made[0] if len(made) == 1 else tuple(made)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
         recorder, whole, likes = ctx.recorder, ctx.whole, ctx.likes
         wanted = ctx.needs_input_grad[2:]
@@ -120,6 +127,8 @@ class _Differentiable(torch.autograd.Function):
         else:
             given = list(ctx.saved_tensors[:-1])
             stated = {**{name: TensorRef(place) for place, name in enumerate(ctx.names)}, **whole.arguments}
+        if torch.is_grad_enabled() and whole.again is not None:  # create_graph: this may be gone back through
+            return (None, None, *whole.again(recorder, given, gradients, wanted))
         names = [f"grad_{place}" if place else "grad_out" for place, g in enumerate(gradients) if g is not None]
         references = {name: TensorRef(len(given) + place) for place, name in enumerate(names)}
         arguments = {**stated, **references, "output_mask": tuple(wanted)}
@@ -131,11 +140,51 @@ class _Differentiable(torch.autograd.Function):
             leaves, made = ctx.graph
             pairs = [(m, g) for m, g in zip(made, gradients, strict=True) if g is not None]
             inputs = [leaf for leaf, wants in zip(leaves, wanted, strict=True) if wants]
-            found = torch.autograd.grad([m for m, _ in pairs], inputs, [g for _, g in pairs])
+            found = torch.autograd.grad([m for m, _ in pairs], inputs, [g for _, g in pairs], retain_graph=True)
             return tuple(_laid(gradient, like[1]) for gradient, like in zip(found, chosen, strict=True))
 
-        made = iter(recorder.whole(f"{whole.name.removesuffix('_')}_backward", [*given, *incoming], arguments, run))
-        return (None, None, *(next(made) if wants else None for wants in wanted))
+        with torch.no_grad():
+            made = recorder.whole(f"{whole.name.removesuffix('_')}_backward", [*given, *incoming], arguments, run)
+        if torch.is_grad_enabled():
+            error = torch._C._functions.DelayedError(f"an analysis goes back through {whole.name} once", len(made))
+            made = tensors_in(error(*(tensor.requires_grad_() for tensor in made)))
+        found = iter(made)
+        return (None, None, *(next(found) if wants else None for wants in wanted))
+
+
+def _written_out(run: Run) -> Again:
+    """Return what goes back through `run`, which torch takes apart, forward's part of it unbooked."""
+
+    def again(
+        recorder: Recorder,
+        given: list[torch.Tensor],
+        gradients: Sequence[torch.Tensor | None],
+        wanted: Sequence[bool],
+    ) -> Sequence[Any]:
+        if TWICE not in recorder.record.assumptions:
+            recorder.record.assumptions.append(TWICE)
+        with recorder.silent(), torch._C.DisableTorchFunction(), _unfused():
+            # One by one: what hangs together further back, or is one tensor, does so there.
+            flat = [torch.ops.aten.alias(tensor) for tensor in given[: len(wanted)]]
+            made = tensors_in(run(*flat))
+        pairs = [(m, g) for m, g in zip(made, gradients, strict=True) if g is not None]
+        inputs = [tensor for tensor, wants in zip(flat, wanted, strict=True) if wants]
+        found = iter(torch.autograd.grad([m for m, _ in pairs], inputs, [g for _, g in pairs], create_graph=True))
+        return [next(found) if wants else None for wants in wanted]
+
+    return again
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Keep torch from kernels that one cannot go back through twice."""
+    fused = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch._C._set_mkldnn_enabled(fused)
 
 
 def _dense_strides(tensor: torch.Tensor) -> tuple[int, ...]:
@@ -183,7 +232,11 @@ def attention(
         fits = _attention_fits(q, k, v, mask, is_causal, bool(options.get("enable_gqa")))
         return _fused_layout(q, v, None if fits else torchs_own)
 
-    return book(recorder, "scaled_dot_product_attention", tensors, arguments, run)
+    def written_out(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
+        return func(q, k, v, mask, dropout_p, is_causal, **options)
+
+    again = _written_out(written_out)
+    return book(recorder, "scaled_dot_product_attention", tensors, arguments, run, again=again)
 
 
 def flex_attention(
@@ -292,8 +345,21 @@ def _dropout(
             return x if in_place else torch.empty_like(x)
         return run(x, in_place and not differentiates)  # type: ignore[no-any-return]
 
+    def again(
+        recorder: Recorder,
+        given: list[torch.Tensor],
+        gradients: Sequence[torch.Tensor | None],
+        wanted: Sequence[bool],
+    ) -> Sequence[Any]:
+        (gradient,), (mask,) = gradients, given
+        if gradient is None:
+            return [None]
+        scale = 1 / (1 - p) if p < 1 else 0.0
+        mask = mask.reshape(*mask.shape, *(1,) * (gradient.dim() - mask.dim()))
+        return [torch.ops.aten.native_dropout_backward(gradient, mask, scale)]
+
     booked = f"{name}_" if in_place else name
-    return book(recorder, booked, {"input": input}, {"p": plain(p)}, dropped, in_place, _mask[name])
+    return book(recorder, booked, {"input": input}, {"p": plain(p)}, dropped, in_place, _mask[name], again)
 
 
 # A bool for each element that may go, or for each channel.
@@ -323,15 +389,20 @@ def recurrent(name: str) -> Callable[..., Any]:
         states = len(hx) if several else 1
         packed = int(is_packed)
 
-        def run(x: torch.Tensor, *flat: torch.Tensor) -> Any:  # lives as long as the graph: it may hold no tensor
+        # These live as long as the graph: they may hold no tensor.
+        def written_out(x: torch.Tensor, *flat: torch.Tensor) -> Any:
             sizes, rest = flat[:packed], flat[packed:]
-            if not x.is_meta:
-                before = list(rest[:states]) if several else rest[0]
-                return func(x, *sizes, before, list(rest[states:]), *settings)
-            bidirectional, batch_first = bool(stated["bidirectional"]), stated.get("batch_first")
-            return _recurrent_outputs(name, x, rest[:states], bidirectional, batch_first)
+            before = list(rest[:states]) if several else rest[0]
+            return func(x, *sizes, before, list(rest[states:]), *settings)
 
-        return book(recorder, name, tensors, arguments, run)
+        def run(x: torch.Tensor, *flat: torch.Tensor) -> Any:
+            if not x.is_meta:
+                return written_out(x, *flat)
+            before = flat[packed:][:states]
+            return _recurrent_outputs(name, x, before, bool(stated["bidirectional"]), stated.get("batch_first"))
+
+        again = None if is_packed else _written_out(written_out)  # goes by the sizes of its batches in C++
+        return book(recorder, name, tensors, arguments, run, again=again)
 
     return function
 

@@ -22,11 +22,17 @@ SINGLE_NAMES = {"tensors1": "end", "weights": "weight", "scalars": "value"}
 
 
 def singles(operation: Operation) -> list[Operation]:
-    """Return the operation apart: one for each tensor of its lists, as the operation for one tensor takes it."""
+    """Return the operation apart: one for each tensor of its lists, as the operation for one tensor takes it.
+
+    Raise LookupError where no list holds a tensor.
+    """
     name = operation.name.removeprefix("_foreach_")
     name = NAMED_OTHERWISE.get(name, name)
     lists = {key: value for key, value in operation.arguments.items() if isinstance(value, tuple)}
-    count = len(operation.tensors("self"))
+    # In 2 ** [x, y] it is not `self` that is the list.
+    count = next((len(items) for items in lists.values() if any(isinstance(item, TensorRef) for item in items)), None)
+    if count is None:
+        raise LookupError(f"{operation.name} has no list of tensors")
     apart = []
     for place in range(count):
         inputs: list[TensorInfo] = []

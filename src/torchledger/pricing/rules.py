@@ -527,7 +527,7 @@ def ordering(operation: Operation) -> int:
     x = first(operation)
     if not is_arithmetic(operation) or not x.elements:
         return 0
-    length = row_length(operation) if "dim" in operation.arguments else x.elements
+    length = row_length(operation) if operation.arguments.get("dim") is not None else x.elements
     return x.elements * (length - 1).bit_length()
 
 
@@ -540,8 +540,10 @@ def searching(operation: Operation) -> int:
 
 
 def row_length(operation: Operation) -> int:
+    """Return the size of the first input along `dim`; none given is the last."""
     x = first(operation)
-    dim = operation.arguments.get("dim", -1)
+    dim = operation.arguments.get("dim")
+    dim = -1 if dim is None else dim
     return x.shape[dim] if isinstance(dim, int) and x.shape else 1
 
 
