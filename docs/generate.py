@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -198,6 +200,33 @@ def comparison() -> str:
     return page
 
 
+def memory(page: str, readme: str) -> tuple[str, str]:
+    """Return docs/memory.md and README.md with how far predicted peaks are from those of real steps on a CPU."""
+    with (ROOT / "benchmarks" / "results" / "memory_cpu.csv").open(newline="", encoding="utf-8") as lines:
+        rows = [row for row in csv.DictReader(lines) if not row["error"]]
+    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault((row["mode"], row["dtype"]), []).append(row)
+    table = ["| step | dtype | networks | cases | median apart | worst | scratch beside the peak, median |"]
+    table.append("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for (mode, dtype), found in groups.items():
+        worst = max((abs(float(row["apart"])), row["network"]) for row in found)
+        cells = (
+            *("inference" if mode == "inference" else f"training, {mode}", dtype),
+            *(len({row["network"] for row in found}), len(found)),
+            f"{statistics.median(abs(float(row['apart'])) for row in found):.2%}",
+            f"{worst[0]:.2%} ({worst[1]})",
+            f"{statistics.median(int(row['scratch']) / int(row['peak']) for row in found):.1%}",
+        )
+        table.append(f"| {' | '.join(map(str, cells))} |")
+    versions = ", ".join(sorted({f"{row['date']}, {row['versions']}" for row in rows}))
+    count = len({row["network"] for row in rows})
+    table += ["", f"{len(rows)} cases of {count} networks, first and second step of each training; {versions}."]
+    apart = [abs(float(row["apart"])) for row in rows]
+    said = f"{statistics.median(apart):.2%} in the median and {max(apart):.2%} at worst"
+    return filled(page, "memory", "table", "\n" + "\n".join(table) + "\n"), filled(readme, "memory", "apart", said)
+
+
 def degradation(text: str, lines: Iterable[str]) -> tuple[str, str]:
     """Return docs/degradation.md with what the rows of a run say in figures, and the picture of the run."""
     run = script("examples", "degradation")
@@ -251,7 +280,10 @@ def main() -> None:
     page.write_text(text, encoding="utf-8")
     page.with_suffix(".svg").write_text(picture, encoding="utf-8")
     path = ROOT / "README.md"
-    path.write_text(benchmarks(readme(path.read_text(encoding="utf-8"))), encoding="utf-8")
+    page = ROOT / "docs" / "memory.md"
+    text, front = memory(page.read_text(encoding="utf-8"), path.read_text(encoding="utf-8"))
+    page.write_text(text, encoding="utf-8")
+    path.write_text(benchmarks(readme(front)), encoding="utf-8")
 
 
 if __name__ == "__main__":

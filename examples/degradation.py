@@ -32,8 +32,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchledger.errors import UserError
-from torchledger.ledger import check_writable, write_whole
 from torchledger.models.resnet import CifarResNet
+from torchledger.writing import check_writable, write_whole
 
 KINDS = {True: "resnet", False: "plain"}
 SPLIT_SEED = 0  # of the digits that are held out: the same for every run

@@ -36,6 +36,12 @@ def test_comparison_page_is_current() -> None:
     assert (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8") == generator().comparison()
 
 
+def test_figures_of_the_memory_page_are_current() -> None:
+    page = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+    assert generator().memory(page, README) == (page, README)
+    assert page.count("training, adamw") == 2
+
+
 def test_figures_and_page_of_the_networks_are_current() -> None:
     made = generator()
     assert made.FIGURES.read_text(encoding="utf-8") == made.figures()
@@ -100,8 +106,8 @@ def test_commands_of_the_readme_run(
     )
     with torch.no_grad():
         torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.zeros(2, 4),)), "net.pt2")
-    commands = re.findall(r"^    (?:\$ )?torchledger ((?:stat|models).*?)(?: +#.*)?$", README, re.MULTILINE)
-    assert len(commands) == 15
+    commands = re.findall(r"^    (?:\$ )?torchledger ((?:stat|models|memory|fit).*?)(?: +#.*)?$", README, re.MULTILINE)
+    assert len(commands) == 18
     for command in commands:
         with pytest.raises(SystemExit) as done:
             main(command.split())
@@ -132,7 +138,7 @@ def test_error_of_a_network_in_the_readme_is_the_real_one() -> None:
     "name",
     [
         "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/comparison.md", "docs/conventions.md",
-        "docs/coverage.md", "docs/custom_operations.md", "docs/degradation.md", "docs/models.md",
+        "docs/coverage.md", "docs/custom_operations.md", "docs/degradation.md", "docs/memory.md", "docs/models.md",
     ],
 )  # fmt: skip
 def test_links_lead_somewhere(name: str) -> None:
