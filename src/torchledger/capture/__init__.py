@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from torchledger.capture.diagnose import explain
 from torchledger.capture.frontdoor import FrontDoor
 from torchledger.capture.holdings import Swapped
 from torchledger.capture.modes import entered
+from torchledger.capture.overloads import WHOLE, from_torchscript, reads_lists
 from torchledger.capture.recorder import Recorder
 from torchledger.capture.scopes import Modules, Scopes, walk
 from torchledger.capture.shapes import MEMO
@@ -97,6 +99,7 @@ def capture(
     with ready(modules, stand_ins, mode, [args, dict(kwargs)], gradients=training is not None):
         scopes = Scopes(modules, record)
         recorder = Recorder(record, scopes, stand_ins, None if real else MEMO, synchronize)
+        recorder.wholes = WHOLE
         _take_down_state(modules, record, recorder)
         args, kwargs = mapped((args, dict(kwargs)), stand_ins.of)
         for tensor in tensors_in((args, kwargs)):
@@ -113,7 +116,7 @@ def capture(
         output = None  # held until the storages are closed: what forward returned outlived it
         printed: Any = Printed(lines_printed)
         prints = contextlib.nullcontext() if quiet else contextlib.redirect_stdout(printed)
-        with prints, scopes, entered(door, recorder):
+        with prints, scopes, _scripted(modules, recorder), entered(door, recorder):
             try:
                 output = model(*args, **kwargs)
                 if training is not None:
@@ -269,6 +272,17 @@ def _take_down_state(modules: Modules, record: Record, recorder: Recorder) -> No
                 if storage not in storages:
                     storages.add(storage)
                     recorder.born(tensor, "parameter" if attribute == "_parameters" else "buffer")
+
+
+def _scripted(modules: Modules, recorder: Recorder) -> AbstractContextManager[None]:
+    """Return what sees the whole operations of scripted modules, where the model has some."""
+    scripts = [module for _, module in modules.values() if isinstance(module, torch.jit.ScriptModule)]
+    if not scripts:
+        return contextlib.nullcontext()
+    inner = {id(child) for script in scripts for child in script.children()}
+    recorder.script_reads_lists = any(reads_lists(script) for script in scripts if id(script) not in inner)
+    state = state_of(modules)
+    return from_torchscript(recorder, {tensor.device.type for tensor in state} | {"meta", "cpu"})
 
 
 def _name(model: nn.Module) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from typing import NamedTuple
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -28,6 +30,10 @@ class Diagnosis(NamedTuple):
 def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: FrontDoor) -> Diagnosis:
     """Return why forward raised `error`, and where."""
     chain = _chain(error)
+    in_script = _said_by_torchscript(error)
+    if in_script == "" and recorder.failure is not None:
+        error = recorder.failure.error  # it went through TorchScript, which keeps only its class
+        chain += _chain(error)
     failed = next((f for f in (recorder.failure, door.failure) if f is not None and f.error in chain), None)
     module, call = None, failed.call if failed is not None else 0
     if scopes.failure is not None and scopes.failure[0] in chain:
@@ -57,8 +63,11 @@ def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: Fron
             call,
             needs_values=True,
         )
+    if in_script and "data is not allocated yet" in in_script:
+        what = f"{path}: TorchScript needs the values of a tensor, and an analysis computes none{raised_at(error)}"
+        return Diagnosis(what, call, needs_values=True)
     try:
-        reason = textwrap.shorten(str(error), 300, placeholder=" ...")
+        reason = textwrap.shorten(in_script or str(error), 300, placeholder=" ...")
     except Exception:  # an exception whose text raises
         reason = ""
     reason = printable(reason)
@@ -78,6 +87,13 @@ def _needs_values(failed: FailedOperation) -> bool:
         return True
     by_name = any(name in failed.name for name in ("_local_scalar_dense", "numpy", "tolist", "__array__"))
     return by_name or "torch.nonzero()" in said or "Tensor.item() cannot be called on meta" in said
+
+
+def _said_by_torchscript(error: BaseException) -> str | None:
+    """Return the reason at the end of an error of TorchScript's interpreter, below its listing; None for others."""
+    if type(error) not in (RuntimeError, torch.jit.Error) or "in the TorchScript interpreter" not in str(error):
+        return None
+    return re.split(r"^[\w.]+: ?$|^[\w.]+: ", str(error).strip(), flags=re.MULTILINE)[-1].strip()
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from torchledger.capture import whole
+from torchledger.capture import overloads, whole
 from torchledger.capture.operations import tensor_info
 from torchledger.capture.recorder import FailedOperation, Recorder
 from torchledger.inputs import tensors_in
@@ -195,6 +195,10 @@ def _whole(book: Callable[..., Any]) -> Callable[..., Any]:
     return lambda door, func, *args, **kwargs: book(door.recorder, func, *args, **kwargs)
 
 
+def _overload(door: FrontDoor, func: Any, *args: Any, **kwargs: Any) -> Any:
+    return overloads.WHOLE[func](door.recorder, func, *args, **kwargs)
+
+
 def _seen_inside(function: Any) -> Callable[..., Any]:
     """Return what runs the Python body of a torch function with this mode on, so that what happens inside is seen.
 
@@ -212,6 +216,7 @@ def _seen_inside(function: Any) -> Callable[..., Any]:
 
 
 _TABLE: dict[Any, Callable[..., Any]] = {
+    **{func: _overload for func in overloads.WHOLE},
     F.scaled_dot_product_attention: _whole(whole.attention),
     flex_attention: _whole(whole.flex_attention),
     F.multi_head_attention_forward: _seen_inside(F.multi_head_attention_forward),

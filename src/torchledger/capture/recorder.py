@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -39,7 +41,17 @@ from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import Allocation, Entry, Operation, Phase, Record, StorageKind, TensorInfo
 
-META = torch.device("meta")
+META, CPU = torch.device("meta"), torch.device("cpu")
+_EMPTY = torch.ops.aten.empty.memory_format
+_BY_ADDRESS = (_EMPTY, torch.ops.aten._to_copy.default)  # what C++ makes on the CPU to go to its memory itself
+
+
+def _from_python() -> bool:
+    """Whether the operation that is being handled was called by Python, where it went by the function mode."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals is globals():
+        frame = frame.f_back
+    return frame is not None and str(frame.f_globals.get("__name__")).startswith("torchledger.capture.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +96,7 @@ class Recorder(TorchDispatchMode):
         self.scopes = scopes
         self.failure: FailedOperation | None = None
         self.autocast = False  # as the front door last saw it: dispatch runs below it
+        self._stand_ins = stand_ins
         self._twins = stand_ins if isinstance(stand_ins, Twins) else None
         self._copies = stand_ins if isinstance(stand_ins, Copies) else None
         self._memo = memo
@@ -97,6 +110,8 @@ class Recorder(TorchDispatchMode):
         self.phase: Phase = "forward"
         self._silent = False
         self._allocations: dict[int, Allocation] = {}  # of storages alive
+        self.script_reads_lists = False  # x.tolist() in TorchScript: a copy on the CPU is read
+        self.wholes: Mapping[Any, Callable[..., Any]] = {}  # by overload: what books it as one operation
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -191,17 +206,27 @@ class Recorder(TorchDispatchMode):
             self._paused = before
 
     @property
+    def is_paused(self) -> bool:
+        """Whether what runs now is not booked."""
+        return self._paused
+
+    @property
     def is_real(self) -> bool:
         """Whether every kernel runs, on the tensors as they are."""
         return self._twins is None
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the tensor that stands for `tensor` in this run."""
-        return self._twin(tensor)
+        # The user's own comes up where a list in a scripted module holds it.
+        tensor = self._stand_ins.instead_of(tensor)
+        if tensor.is_meta or self._twins is None:
+            return tensor
+        with _disable_current_modes():  # making a twin is no operation
+            return self._twin(tensor)
 
     def values_of(self, tensor: torch.Tensor, relies: bool = True) -> torch.Tensor | None:
         """Return the values of `tensor`, or None where they are not known. `relies`: the run goes on by them."""
-        tensor = self._twin(tensor)
+        tensor = self.stand_in(tensor)
         if self._twins is None:
             return tensor
         with _disable_current_modes():
@@ -245,8 +270,9 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)  # the .data of a lazy parameter, which has no shape yet
         if kind.composite and not self._paused:
             # Only inference mode lets these through whole; what they are made of is what the other modes run.
+            book = self.wholes.get(func)
             with self:
-                result = func.decompose(*args, **kwargs)
+                result = func.decompose(*args, **kwargs) if book is None else book(self, func, *args, **kwargs)
             if result is not NotImplemented:
                 return result
         if self._paused or self._twins is None:
@@ -264,6 +290,11 @@ class Recorder(TorchDispatchMode):
         if not is_meta:
             args, kwargs = self._on_meta(kind, args, kwargs)
             return self._handle(func, args, kwargs)
+        if func in _BY_ADDRESS and kwargs.get("device") == CPU and not _from_python():
+            if func is _EMPTY:
+                return func(*args, **kwargs)  # and fills it, as TorchScript does for torch.tensor([1, 2])
+            if self.script_reads_lists:
+                return self._out(args[0])
         if kind.takes_device:
             args, kwargs = self._on_meta(kind, args, kwargs)
         storages = [tensor.untyped_storage()._cdata for tensor in tensors if tensor.layout is torch.strided]
@@ -290,6 +321,16 @@ class Recorder(TorchDispatchMode):
         if kind.name is not None:
             self._book(self._place_of(template.operation), template.outputs, returned)
         return returned[0] if template.container is None else template.container(returned)
+
+    def _out(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a real copy of what is known, for C++ to read."""
+        value = self.values_of(tensor)
+        if value is None:
+            error = RuntimeError("Tensor.item() cannot be called on meta tensors")  # as torch says of one number
+            self._failed(error, "tolist", [tensor], {})
+            raise error
+        with _disable_current_modes():
+            return value.clone()
 
     def _guard(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Set aside what an operation of a real run is about to change that is not this run's own."""

@@ -48,6 +48,11 @@ class Twins:
         self._made.add(id(twin))
         return twin
 
+    def instead_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the stand-in of a tensor that has one, else the tensor."""
+        known = self._by_tensor.get(id(tensor))
+        return tensor if known is None else known[1]
+
     def is_made(self, tensor: torch.Tensor) -> bool:
         """Whether `tensor` is a stand-in itself."""
         return id(tensor) in self._made
@@ -182,6 +187,11 @@ class Copies:
             known = self._by_tensor[id(tensor)] = (tensor, made)
             self._made.add(id(made))
         return known[1]
+
+    def instead_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the stand-in of a tensor that has one, else the tensor."""
+        known = self._by_tensor.get(id(tensor))
+        return tensor if known is None else known[1]
 
     def is_made(self, tensor: torch.Tensor) -> bool:
         """Whether `tensor` is a stand-in itself."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from torchledger.errors import UserError, printable
 
@@ -33,10 +32,6 @@ _NUMBERS: Mapping[str, Callable[..., Any]] = {
     },
     **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc")},
     **{f"torch.sym_{name}": getattr(torch, f"sym_{name}") for name in ("float", "int", "max", "min", "not", "ite")},
-}
-# What goes by torch's own function, where a capture sees it whole.
-_WHOLE: Mapping[str, Callable[..., Any]] = {
-    "torch.ops.aten.scaled_dot_product_attention.default": functional.scaled_dot_product_attention,
 }
 # What torch.export puts in to check a dtype that it saw. Under autocast, which a capture does not model, it is another.
 _CHECK = "torch.ops.aten._assert_tensor_metadata.default"
@@ -107,8 +102,8 @@ def _called(numbered: tuple[int, Step], depth: int) -> tuple[str, str] | int:
 
 def _function(name: str) -> Callable[..., Any] | str:
     """Return what a target names: an ATen overload, an operation on numbers, or the name of one that runs a graph."""
-    if name in _NUMBERS or name in _WHOLE:
-        return _NUMBERS.get(name) or _WHOLE[name]
+    if name in _NUMBERS:
+        return _NUMBERS[name]
     prefix, _, rest = name.partition("torch.ops.")
     parts = rest.split(".")
     if not prefix and parts[0] == "higher_order" and rest in _GRAPH_RUNNERS:
