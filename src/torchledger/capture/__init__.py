@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import sys
 import threading
@@ -29,7 +30,7 @@ from torchledger.capture.shapes import MEMO
 from torchledger.capture.step import step
 from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
-from torchledger.record import ParameterInfo, Record
+from torchledger.record import ParameterInfo, Record, StorageKind
 from torchledger.training import Training
 
 Mode = Literal["eval", "train", "as_is"]
@@ -101,6 +102,7 @@ def capture(
         recorder = Recorder(record, scopes, stand_ins, None if real else MEMO, synchronize)
         recorder.wholes = WHOLE
         _take_down_state(modules, record, recorder)
+        lazy = _watch_lazy(modules, recorder)
         args, kwargs = mapped((args, dict(kwargs)), stand_ins.of)
         for tensor in tensors_in((args, kwargs)):
             if tensor.layout == torch.strided:
@@ -125,6 +127,8 @@ def capture(
                 raise
             except BaseException as raised:  # SystemExit, and what extensions derive from BaseException
                 error = raised
+        if lazy:
+            _list_state(modules, record)
         if error is not None:
             try:
                 record.error, record.failed_call, needs_values = explain(error, scopes, recorder, door)
@@ -251,27 +255,55 @@ def _device(modules: Modules) -> torch.device:
 
 
 def _take_down_state(modules: Modules, record: Record, recorder: Recorder) -> None:
-    """Fill in parameters and buffers, each tensor under its first path, and book their storages as alive."""
-    storages: set[int] = set()
+    """Fill in parameters and buffers, and book their storages as alive."""
+    _list_state(modules, record)
+    for _, module in modules.values():
+        for kind, tensor in _held(module):
+            if not is_lazy(tensor) and tensor.layout == torch.strided:
+                recorder.born(tensor, kind)
+
+
+def _held(module: nn.Module) -> list[tuple[StorageKind, torch.Tensor]]:
+    """Return the parameters, then the buffers that a module itself holds."""
+    found: list[tuple[StorageKind, torch.Tensor | None]] = [("parameter", p) for p in module._parameters.values()]
+    found += [("buffer", buffer) for buffer in module._buffers.values()]
+    return [(kind, tensor) for kind, tensor in found if tensor is not None]
+
+
+def _list_state(modules: Modules, record: Record) -> None:
+    """Fill in parameters and buffers, each tensor under its first path."""
     for listed, attribute in ((record.parameters, "_parameters"), (record.buffers, "_buffers")):
+        listed.clear()
         owners: dict[int, str] = {}
         for module_path, module in modules.values():
             for name, tensor in getattr(module, attribute).items():
                 if tensor is None:
                     continue
                 path = f"{module_path}.{name}" if module_path else name
-                uninitialised = is_lazy(tensor)
-                shape = (0,) if uninitialised else tuple(tensor.shape)
+                shape = (0,) if is_lazy(tensor) else tuple(tensor.shape)
                 owner = owners.setdefault(id(tensor), path)
                 dtype = str(tensor.dtype).removeprefix("torch.")
                 shared = None if owner == path else owner
                 listed.append(ParameterInfo(path, module_path, shape, dtype, tensor.requires_grad, shared))
-                if uninitialised or tensor.layout != torch.strided:
-                    continue
-                storage = tensor.untyped_storage()._cdata
-                if storage not in storages:
-                    storages.add(storage)
-                    recorder.born(tensor, "parameter" if attribute == "_parameters" else "buffer")
+
+
+def _watch_lazy(modules: Modules, recorder: Recorder) -> bool:
+    """Have lazy modules initialise themselves unbooked, as if they had been so before; return whether there are any."""
+    lazy = [module for _, module in modules.values() if any(is_lazy(tensor) for _, tensor in _held(module))]
+    for module in lazy:
+        initialise = getattr(module, "initialize_parameters", None)
+        if initialise is not None:
+            module.__dict__["initialize_parameters"] = functools.partial(_initialise, module, initialise, recorder)
+    return bool(lazy)
+
+
+def _initialise(
+    module: nn.Module, initialise: Callable[..., None], recorder: Recorder, *args: Any, **kwargs: Any
+) -> None:
+    with recorder.paused():
+        initialise(*args, **kwargs)
+    for kind, tensor in _held(module):
+        recorder.inherit([] if is_lazy(tensor) else [tensor], kind)
 
 
 def _scripted(modules: Modules, recorder: Recorder) -> AbstractContextManager[None]:

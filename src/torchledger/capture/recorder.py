@@ -137,17 +137,17 @@ class Recorder(TorchDispatchMode):
             self._allocations[storage._cdata] = allocation
             self._watch(storage, allocation)
 
-    def inherit(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Book the storages of `tensors`, the optimizer's state, as alive from the start."""
+    def inherit(self, tensors: Iterable[torch.Tensor], kind: StorageKind = "optimizer") -> None:
+        """Book the storages of `tensors`, such as the optimizer's state, as alive from the start."""
         for tensor in tensors:
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
                 allocation = self._allocations.get(storage._cdata)
                 if allocation is None:
-                    allocation = self._allocations[storage._cdata] = Allocation(storage.nbytes(), 0, None, "optimizer")
+                    allocation = self._allocations[storage._cdata] = Allocation(storage.nbytes(), 0, None, kind)
                     self.record.allocations.append(allocation)
                     self._watch(storage, allocation)
-                allocation.born, allocation.kind = 0, "optimizer"
+                allocation.born, allocation.kind = 0, kind
 
     def is_now(self, tensor: torch.Tensor | None, kind: StorageKind) -> None:
         """Take the storage of `tensor`, which is alive, for one of another kind."""

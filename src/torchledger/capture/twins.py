@@ -69,7 +69,8 @@ class Twins:
 
     def _make(self, tensor: torch.Tensor, shares: bool = True) -> torch.Tensor:
         if is_lazy(tensor):
-            return type(tensor)(device="meta")  # type: ignore[call-arg]
+            dtype = self._dtype if id(tensor) in self._cast and tensor.dtype.is_floating_point else tensor.dtype
+            return type(tensor)(tensor.requires_grad, device="meta", dtype=dtype)  # type: ignore[arg-type, call-arg]
         plain = tensor.detach()
         cast = id(tensor) in self._cast and plain.is_floating_point()
         if cast or plain.layout != torch.strided:
