@@ -205,7 +205,8 @@ def test_nothing_is_unpickled(program: Path, tmp_path: Path) -> None:
     "target",
     [
         "os.system", "builtins.eval", "torch.ops.aten.from_file.default", "torch.ops.load_library", "torch.load",
-        "torch.ops.aten.__class__.default", "torch.ops.mylib.op.default", "torch.ops.higher_order.cond",
+        "torch.ops.aten.__class__.default", "torch.ops.mylib.op.default", "torch.ops.aten.save.default",
+        "torch.ops.aten._print.default", "torch.ops.aten.warn.default", "torch.ops.aten.eq.int_list",
     ],
 )  # fmt: skip
 def test_only_operations_of_torch_are_called(program: Path, tmp_path: Path, target: str) -> None:
@@ -214,6 +215,17 @@ def test_only_operations_of_torch_are_called(program: Path, tmp_path: Path, targ
 
     path = edited(program, tmp_path / "x.pt2", change)
     with pytest.raises(UserError, match=f"runs {target!r}, which is not known here"):
+        build(resolve(str(path)), device="meta")
+
+
+def test_branches_of_a_program_are_refused_by_name(tmp_path: Path) -> None:
+    class Branching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+
+    path = tmp_path / "cond.pt2"
+    save(export(Branching(), (torch.zeros(3),)), path)
+    with pytest.raises(UserError, match=r"runs 'torch.ops.higher_order.cond', which goes by values: a .pt2 with"):
         build(resolve(str(path)), device="meta")
 
 
