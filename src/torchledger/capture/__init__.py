@@ -29,6 +29,7 @@ from torchledger.capture.scopes import Modules, Scopes, walk
 from torchledger.capture.shapes import MEMO
 from torchledger.capture.step import step
 from torchledger.capture.twins import Copies, Twins
+from torchledger.errors import UserError
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import ParameterInfo, Record, StorageKind
 from torchledger.training import Training
@@ -92,6 +93,11 @@ def capture(
     what was recorded before it; every other one is raised. What the model prints goes to stderr, but for the first
     `lines_printed` (`quiet`: stays where it is).
     """
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+        raise UserError(
+            "an analysis inside of a FakeTensorMode would see fake tensors alone: leave the mode first; a model that"
+            " was built in it can be analysed outside"
+        )
     modules = walk(model)
     record = Record(_name(model), _mode_name(modules, mode), batch, torch.__version__)
     record.inputs = _described(args, kwargs)

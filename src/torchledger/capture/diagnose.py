@@ -53,6 +53,9 @@ def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: Fron
     for candidate in candidates:
         said = said or _operation_misfit(candidate)
     operation = _written(failed) if failed is not None else ""
+    if any("nested" in candidate.name or "NestedTensorImpl" in str(candidate.error) for candidate in candidates):
+        nested = "nested tensors of the strided layout cannot be analysed: use layout=torch.jagged, or pad them"
+        return Diagnosis(f"{path}: {nested}{raised_at(error)}", call)
     if said is not None:
         given = [f"input {_sizes(shapes[0])}"] if module is not None and shapes else []
         return Diagnosis(f"{path}: {said} ({'; '.join(given + [operation] * bool(operation))})", call)
@@ -78,15 +81,23 @@ def explain(error: BaseException, scopes: Scopes, recorder: Recorder, door: Fron
     return Diagnosis(f"{path}: {reason}{inputs}{raised_at(error)}", call)
 
 
+_NO_KERNEL = ("'Meta' backend", "Meta kernel", "Cannot copy out of meta tensor")
+
+
 def _needs_values(failed: FailedOperation) -> bool:
     """Whether the operation asked for values that a meta tensor has not."""
     if failed.error.__class__ not in (RuntimeError, NotImplementedError, TypeError):
         return False
     said = str(failed.error)
-    if isinstance(failed.error, NotImplementedError) and ("'Meta' backend" in said or "Meta kernel" in said):
+    if isinstance(failed.error, NotImplementedError) and any(part in said for part in _NO_KERNEL):
         return True
     by_name = any(name in failed.name for name in ("_local_scalar_dense", "numpy", "tolist", "__array__"))
-    return by_name or "torch.nonzero()" in said or "Tensor.item() cannot be called on meta" in said
+    return (
+        by_name
+        or "no fake impl registered" in said
+        or "torch.nonzero()" in said
+        or "Tensor.item() cannot be called on meta" in said
+    )
 
 
 def _said_by_torchscript(error: BaseException) -> str | None:

@@ -205,10 +205,11 @@ def _seen_inside(function: Any) -> Callable[..., Any]:
     The same code, but it never hands itself to a mode (which would end here again, without end).
     """
     unasked = {"has_torch_function": lambda *_: False, "has_torch_function_unary": lambda *_: False}
-    body = types.FunctionType(function.__code__, {**function.__globals__, **unasked}, argdefs=function.__defaults__)
-    body.__kwdefaults__ = function.__kwdefaults__
 
     def run(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        names = {**function.__globals__, **unasked}  # as they are now: somebody may have patched torch
+        body = types.FunctionType(function.__code__, names, argdefs=function.__defaults__)
+        body.__kwdefaults__ = function.__kwdefaults__
         with door:
             return body(*args, **kwargs)
 

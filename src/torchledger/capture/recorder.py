@@ -121,6 +121,8 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if types and any(kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ for kind in types):
+            return NotImplemented  # the subclass goes first: what it is made of comes here again
         with torch._C.DisableTorchFunction():
             return self._handle(func, args, kwargs or {})
 
