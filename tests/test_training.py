@@ -164,8 +164,8 @@ def test_narrower_conventions_count_the_forward_alone(convention: str) -> None:
     inference = analyze(net, (4,), mode="train").totals(convention)
     training = step(net, (4,)).totals(convention)
     quantities = {"torchstat": ("madd", "flops", "mem_rw_b"), "fvcore": ("macs", "activations")}[convention]
-    if convention == "torchstat":  # leaves alone: the loss is outside as well
-        assert [training[name] for name in quantities] == [inference[name] for name in quantities]
+    assert [training[name] for name in quantities] == [inference[name] for name in quantities]
+    assert all(training[name] for name in quantities)
     assert training["excluded"] > inference["excluded"]
 
 
@@ -266,6 +266,10 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)),
     "tied": lambda: Net(lambda net, x: F.linear(net.a(x), net.a.weight.t()), a=nn.Linear(4, 4)),
     "penalty": lambda: Net(penalised, a=nn.Linear(4, 4)),
+    "penalty on a convolution and norms": lambda: Net(
+        penalised,
+        a=nn.Sequential(nn.Conv1d(7, 6, 3), nn.GroupNorm(2, 6), nn.GELU(), nn.LayerNorm(2), nn.Softmax(-1)),
+    ),
     "embedding": lambda: Net(lambda net, x: net.a(x.argmax(-1)), a=nn.Embedding(9, 5)),
 }
 

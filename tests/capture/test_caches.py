@@ -75,3 +75,17 @@ def test_what_holds_no_meta_tensor_stays() -> None:
     real = unbounded(9)
     analyze(Positions(), (9,))  # hits: nothing of the analysis goes in
     assert unbounded(9) is real
+
+
+def test_a_cache_that_a_model_holds() -> None:
+    class Holding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ones = functools.lru_cache(None)(lambda length: torch.ones(length))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.ones(x.shape[-1])
+
+    model = Holding()
+    analyze(model, (3,))
+    assert model(torch.zeros(1, 3)).tolist() == [[1, 1, 1]]

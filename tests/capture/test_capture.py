@@ -538,3 +538,49 @@ def test_literals_are_no_strangers_where_other_threads_are_about(literal: Any) -
     finally:
         done.set()
         thread.join()
+
+
+def lazy(frozen: bool = False) -> nn.Module:
+    model = nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(10))
+    model[0].weight = nn.parameter.UninitializedParameter(requires_grad=not frozen)
+    return model
+
+
+def sized(frozen: bool = False) -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 10))
+    model[0].weight.requires_grad_(not frozen)
+    return model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"training": True, "optimizer": "adamw"},
+        {"training": True, "optimizer": "adamw", "frozen": True},
+        {"model_dtype": "float64"},
+    ],
+)
+def test_lazy_modules_are_as_initialised(options: dict[str, Any]) -> None:
+    """What sets them up once, in the first forward there is, belongs to no run."""
+    frozen = options.pop("frozen", False)
+    found, expected = (analyze(model, (3, 8, 8), batch=2, **options) for model in (lazy(frozen), sized(frozen)))
+    # (27 + 1) x 8, 2 x 8, (36 x 8 + 1) x 10; 8 x 2 + 1
+    assert found.totals()["params"] == 224 + 16 + 2890 and found.totals()["buffers"] == 17
+    assert found.totals()["trainable_params"] == 3130 - 216 * frozen
+    assert found.totals() == expected.totals()
+    assert found.record.parameters == expected.record.parameters and found.record.buffers == expected.record.buffers
+    states = [[(a.bytes, a.born, a.kind) for a in ledger.record.allocations] for ledger in (found, expected)]
+    assert sorted(states[0]) == sorted(states[1])
+
+
+def test_a_lazy_module_that_does_not_run_has_no_size() -> None:
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.LazyLinear(2), nn.LazyLinear(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.used(x)
+
+    assert analyze(Unused(), (4,)).totals()["params"] == 4 * 2 + 2

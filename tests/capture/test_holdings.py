@@ -291,3 +291,13 @@ def test_interrupt_in_forward_puts_everything_back() -> None:
         analyze(model, (2,))
     assert model.held == [1] and model.training
     assert torch._C._len_torch_dispatch_stack() == 0
+
+
+def test_a_slot_that_was_empty_is_emptied() -> None:
+    held = object.__new__(Slotted)
+
+    def fill(held: Any, x: torch.Tensor) -> None:
+        held.w = x * 2
+
+    analyze(Held([held], lambda held, x: fill(held[0], x)), (3,))
+    assert not hasattr(held, "w")

@@ -88,10 +88,13 @@ def traced() -> nn.Module:
         return torch.jit.trace(nn.Sequential(square(), nn.ReLU(), fc()), torch.zeros(2, 5, 8))
 
 
-def scripted() -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.script(nets.Scripted())
+def script(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.script(build())
+
+    return make
 
 
 def weight_norm_by_hook() -> nn.Module:
@@ -602,7 +605,16 @@ VALUES = [
 
 CALLS = [
     # 8 by 8 twice, then 8 by 6; backward: three weights and two inputs
-    Case("scripted", scripted, rows, 2 * SQUARE + LINEAR, 3 * SQUARE + 2 * LINEAR),
+    Case("scripted", script(nets.Scripted), rows, 2 * SQUARE + LINEAR, 3 * SQUARE + 2 * LINEAR),
+    # as the LSTM after a layer, and as attention
+    Case(
+        "scripted LSTM",
+        script(sequence(square, lambda: nn.LSTM(8, 6))),
+        rows,
+        SQUARE + 10 * 24 * 14,
+        SQUARE + 10 * 2 * 24 * 14,
+    ),
+    Case("scripted attention", script(nets.Attention), rows, QKV + 2 * SCORES, QKV + 4 * SCORES),
     Case("traced", traced, rows, SQUARE + LINEAR, SQUARE + 2 * LINEAR, on_meta=False),
     Case(
         "compiled",

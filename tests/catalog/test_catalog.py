@@ -22,6 +22,8 @@ from torchledger.training import SUMMED, training_step
 
 ON_META = [case for case in CASES if case.on_meta]
 TRAINABLE = [case for case in CASES if case.backward is not None]
+ON_DEVICES = [(case, device) for case in TRAINABLE for device in (None, "meta") if device is None or case.on_meta]
+OUTRIGHT = [case for case in CASES if case.assumes is None]  # where a way was taken for granted, a real one may differ
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
@@ -105,21 +107,16 @@ def test_forward_of_a_model_on_meta(case: Case) -> None:
     assert priced(case, built(case, "meta")).totals()["macs"] == case.forward
 
 
-@pytest.mark.parametrize("case", TRAINABLE, ids=lambda case: case.name)
-@pytest.mark.parametrize("device", [None, "meta"])
+@pytest.mark.parametrize(("case", "device"), ON_DEVICES, ids=lambda value: getattr(value, "name", value or "cpu"))
 def test_backward(case: Case, device: str | None) -> None:
-    if device is not None and not case.on_meta:
-        return
     ledger = priced(case, built(case, device), training=True, optimizer="sgd")
     trained = case.forward if case.train is None else case.train
     assert [ledger.totals(phase=phase)["macs"] for phase in ("forward", "backward")] == [trained, case.backward]
 
 
-@every
+@pytest.mark.parametrize("case", OUTRIGHT, ids=lambda case: case.name)
 def test_meta_ledger_is_the_real_one(case: Case) -> None:
-    """Canonical operation by canonical operation; where a way was taken for granted, a real one may be another."""
-    if case.assumes is not None:
-        return
+    """Canonical operation by canonical operation."""
     step = training_step(None, "sgd") if case.backward is not None else None
     found = []
     for real in (None, Copies()):

@@ -72,7 +72,7 @@ def test_ledger_is_that_of_the_model(program: Path, batch: int) -> None:
     assert built.on_meta and built.example is not None and type(built.model).__name__ == "Attention"
     example = built.example(batch, torch.float32)
     assert [(tuple(t.shape), t.dtype, t.device.type) for t in example.args] == [
-        ((batch, 6), torch.int64, "cpu"),  # ids are real, so that their values are known
+        ((batch, 6), torch.int64, "meta"),  # what ids they were, the file does not say
         ((batch, 6, 8), torch.float32, "meta"),
     ]
     ours = analyze(built.model, *example.args, batch=batch)
@@ -140,6 +140,29 @@ def test_autocast_inside_of_a_program(tmp_path: Path) -> None:
     assert analyze(built.model, *built.example(1, torch.float32).args).totals()["macs"] == 3 * 4 * 4 * 2
 
 
+def test_values_of_the_default_inputs_are_not_known(tmp_path: Path) -> None:
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 10)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.fc(x[mask]), self.fc(x[ids > 0])])
+
+    path = tmp_path / "kept.pt2"
+    given = (torch.zeros(2, 6, 4), torch.ones(2, 6, dtype=torch.bool), torch.ones(2, 6, dtype=torch.int64))
+    save(export(Kept(), given), path)
+    built = build(resolve(str(path)), device="meta")
+    assert built.example is not None
+    args = built.example(1, torch.float32).args
+    ledger = analyze(built.model, *args)
+    # all 12 rows, twice
+    assert ledger.totals()["macs"] == 2 * 12 * 4 * 10
+    assert any("is all kept: an upper bound" in text for text in ledger.assumptions)
+    none = torch.zeros(2, 6, dtype=torch.bool)
+    assert analyze(built.model, args[0], none, none.long()).totals()["macs"] == 0, "what is given is known"
+
+
 def test_fixed_batch(tmp_path: Path) -> None:
     path = tmp_path / "fixed.pt2"
     save(export(nn.Linear(4, 2), (torch.zeros(3, 4),)), path)
@@ -182,7 +205,8 @@ def test_nothing_is_unpickled(program: Path, tmp_path: Path) -> None:
     "target",
     [
         "os.system", "builtins.eval", "torch.ops.aten.from_file.default", "torch.ops.load_library", "torch.load",
-        "torch.ops.aten.__class__.default", "torch.ops.mylib.op.default", "torch.ops.higher_order.cond",
+        "torch.ops.aten.__class__.default", "torch.ops.mylib.op.default", "torch.ops.aten.save.default",
+        "torch.ops.aten._print.default", "torch.ops.aten.warn.default", "torch.ops.aten.eq.int_list",
     ],
 )  # fmt: skip
 def test_only_operations_of_torch_are_called(program: Path, tmp_path: Path, target: str) -> None:
@@ -191,6 +215,17 @@ def test_only_operations_of_torch_are_called(program: Path, tmp_path: Path, targ
 
     path = edited(program, tmp_path / "x.pt2", change)
     with pytest.raises(UserError, match=f"runs {target!r}, which is not known here"):
+        build(resolve(str(path)), device="meta")
+
+
+def test_branches_of_a_program_are_refused_by_name(tmp_path: Path) -> None:
+    class Branching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+
+    path = tmp_path / "cond.pt2"
+    save(export(Branching(), (torch.zeros(3),)), path)
+    with pytest.raises(UserError, match=r"runs 'torch.ops.higher_order.cond', which goes by values: a .pt2 with"):
         build(resolve(str(path)), device="meta")
 
 

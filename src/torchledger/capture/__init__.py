@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,11 +25,13 @@ from torchledger.capture.diagnose import explain
 from torchledger.capture.frontdoor import FrontDoor
 from torchledger.capture.holdings import Swapped
 from torchledger.capture.modes import entered
+from torchledger.capture.overloads import WHOLE, from_torchscript, reads_lists
 from torchledger.capture.recorder import Recorder
 from torchledger.capture.scopes import Modules, Scopes, walk
 from torchledger.capture.shapes import MEMO
 from torchledger.capture.step import loss_of, step
 from torchledger.capture.twins import Copies, Twins
+from torchledger.errors import UserError
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import ParameterInfo, Record, StorageKind
 from torchledger.training import Training
@@ -91,6 +96,11 @@ def capture(
     what was recorded before it; every other one is raised. What the model prints goes to stderr, but for the first
     `lines_printed` (`quiet`: stays where it is).
     """
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+        raise UserError(
+            "an analysis inside of a FakeTensorMode would see fake tensors alone: leave the mode first; a model that"
+            " was built in it can be analysed outside"
+        )
     modules = walk(model)
     record = Record(_name(model), _mode_name(modules, mode), batch, torch.__version__)
     record.inputs = _described(args, kwargs)
@@ -104,7 +114,9 @@ def capture(
     with ready(modules, stand_ins, mode, [args, dict(kwargs)], gradients=training is not None), casts:
         scopes = Scopes(modules, record)
         recorder = Recorder(record, scopes, stand_ins, None if real else MEMO, synchronize)
+        recorder.wholes = WHOLE
         _take_down_state(modules, record, recorder)
+        lazy = _watch_lazy(modules, recorder)
         args, kwargs = mapped((args, dict(kwargs)), stand_ins.of)
         for tensor in tensors_in((args, kwargs)):
             if tensor.layout == torch.strided:
@@ -122,7 +134,7 @@ def capture(
         printed: Any = Printed(lines_printed)
         prints = contextlib.nullcontext() if quiet else contextlib.redirect_stdout(printed)
         scripts = casts.around_scripts((module for _, module in modules.values()), door.casting)
-        with prints, scopes, scripts, entered(door, recorder):
+        with prints, scopes, scripts, _scripted(modules, recorder), entered(door, recorder):
             try:
                 with autocast.entered() if autocast is not None else contextlib.nullcontext():
                     output = model(*args, **kwargs)
@@ -134,9 +146,11 @@ def capture(
                 raise
             except BaseException as raised:  # SystemExit, and what extensions derive from BaseException
                 error = raised
+        if lazy:
+            _list_state(modules, record)
         if error is not None:
             try:
-                record.error, record.failed_call, needs_values = explain(error, scopes)
+                record.error, record.failed_call, needs_values = explain(error, scopes, recorder)
                 if recorder.phase != "forward":
                     record.error = f"{recorder.phase}: {record.error}"
             except Exception:  # a diagnosis that fails must not hide what it is about
@@ -260,30 +274,91 @@ def home(modules: Modules, inputs: Any) -> torch.device:
 
 
 def _take_down_state(modules: Modules, record: Record, recorder: Recorder) -> None:
-    """Fill in parameters and buffers, each tensor under its first path, and book their storages as alive."""
-    storages: set[int] = set()
+    """Fill in parameters and buffers, and book their storages as alive."""
+    _list_state(modules, record)
+    places = _places(modules)
+    for wanted, listed in (("parameter", record.parameters), ("buffer", record.buffers)):
+        for _, module in modules.values():
+            for (kind, tensor), place in zip(_held(module), places[id(module)], strict=True):
+                if kind != wanted or is_lazy(tensor) or tensor.layout != torch.strided:
+                    continue
+                if listed[place].shared_with is None:
+                    recorder.routes.own(tensor, place if kind == "parameter" else None)
+                recorder.born(tensor, kind, place)
+
+
+def _places(modules: Modules) -> dict[int, list[int]]:
+    """Return for each module, by id, the places of what it holds among the record's parameters or buffers."""
+    counts: Counter[StorageKind] = Counter()
+    places: dict[int, list[int]] = {}
+    for _, module in modules.values():
+        found = places[id(module)] = []
+        for kind, _ in _held(module):
+            found.append(counts[kind])
+            counts[kind] += 1
+    return places
+
+
+def _held(module: nn.Module) -> list[tuple[StorageKind, torch.Tensor]]:
+    """Return the parameters, then the buffers that a module itself holds."""
+    found: list[tuple[StorageKind, torch.Tensor | None]] = [("parameter", p) for p in module._parameters.values()]
+    found += [("buffer", buffer) for buffer in module._buffers.values()]
+    return [(kind, tensor) for kind, tensor in found if tensor is not None]
+
+
+def _list_state(modules: Modules, record: Record) -> None:
+    """Fill in parameters and buffers, each tensor under its first path."""
     for listed, attribute in ((record.parameters, "_parameters"), (record.buffers, "_buffers")):
+        listed.clear()
         owners: dict[int, str] = {}
         for module_path, module in modules.values():
             for name, tensor in getattr(module, attribute).items():
                 if tensor is None:
                     continue
                 path = f"{module_path}.{name}" if module_path else name
-                uninitialised = is_lazy(tensor)
-                shape = (0,) if uninitialised else tuple(tensor.shape)
+                shape = (0,) if is_lazy(tensor) else tuple(tensor.shape)
                 owner = owners.setdefault(id(tensor), path)
                 dtype = str(tensor.dtype).removeprefix("torch.")
                 shared = None if owner == path else owner
                 listed.append(ParameterInfo(path, module_path, shape, dtype, tensor.requires_grad, shared))
-                if uninitialised or tensor.layout != torch.strided:
-                    continue
-                storage = tensor.untyped_storage()._cdata
-                if owner == path:
-                    recorder.routes.own(tensor, len(listed) - 1 if attribute == "_parameters" else None)
-                if storage not in storages:
-                    storages.add(storage)
-                    kind: StorageKind = "parameter" if attribute == "_parameters" else "buffer"
-                    recorder.born(tensor, kind, len(listed) - 1)
+
+
+def _watch_lazy(modules: Modules, recorder: Recorder) -> bool:
+    """Have lazy modules initialise themselves unbooked, as if they had been so before; return whether there are any."""
+    lazy = [module for _, module in modules.values() if any(is_lazy(tensor) for _, tensor in _held(module))]
+    places = _places(modules) if lazy else {}
+    for module in lazy:
+        initialise = getattr(module, "initialize_parameters", None)
+        if initialise is not None:
+            run = functools.partial(_initialise, module, initialise, recorder, places[id(module)])
+            module.__dict__["initialize_parameters"] = run
+    return bool(lazy)
+
+
+def _initialise(
+    module: nn.Module,
+    initialise: Callable[..., None],
+    recorder: Recorder,
+    places: list[int],
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    with recorder.paused():
+        initialise(*args, **kwargs)
+    for (kind, tensor), place in zip(_held(module), places, strict=True):
+        recorder.inherit([] if is_lazy(tensor) else [tensor], kind, place)
+
+
+def _scripted(modules: Modules, recorder: Recorder) -> AbstractContextManager[None]:
+    """Return what sees the whole operations of scripted modules, where the model has some."""
+    scripts = [module for _, module in modules.values() if isinstance(module, torch.jit.ScriptModule)]
+    if not scripts:
+        return contextlib.nullcontext()
+    inner = {id(child) for script in scripts for child in script.children()}
+    recorder.is_scripted = True
+    recorder.script_reads_lists = any(reads_lists(script) for script in scripts if id(script) not in inner)
+    state = state_of(modules)
+    return from_torchscript(recorder, {tensor.device.type for tensor in state} | {"meta", "cpu"})
 
 
 def _name(model: nn.Module) -> str:

@@ -22,10 +22,17 @@ Cache: TypeAlias = "functools._lru_cache_wrapper[Any]"
 _found: dict[str, tuple[ModuleType, list[Cache]]] = {}  # by name of a Python module; what was found in it stays
 
 
+_FUNCTIONS = (FunctionType, functools._lru_cache_wrapper)  # by type: some objects raise when they are asked
+
+
 @contextlib.contextmanager
 def without_meta(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Empty each cache that has taken up meta tensors when the block is left."""
-    caches = {id(cache): cache for name in _files(modules) for cache in _caches_of(name)}.values()
+    """Empty each cache that has taken up meta tensors when the block is left, of the model's code or held by it."""
+    modules = list(modules)
+    attributes = [value for module in modules for value in vars(module).values() if type(value) in _FUNCTIONS]
+    held = [cache for value in attributes for cache in _inside(value)]
+    written = [cache for name in _files(modules) for cache in _caches_of(name)]
+    caches = {id(cache): cache for cache in (*held, *written)}.values()
     misses = [cache.cache_info().misses for cache in caches]
     try:
         yield

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from typing import NamedTuple
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from torchledger.capture.failures import forget, noted
-from torchledger.capture.recorder import FailedOperation
+from torchledger.capture.recorder import FailedOperation, Recorder
 from torchledger.capture.scopes import Scopes
 from torchledger.errors import UserError, printable, raised_at
 from torchledger.record import Shape
@@ -25,9 +27,13 @@ class Diagnosis(NamedTuple):
     needs_values: bool = False
 
 
-def explain(error: BaseException, scopes: Scopes) -> Diagnosis:
+def explain(error: BaseException, scopes: Scopes, recorder: Recorder) -> Diagnosis:
     """Return why forward raised `error`, and where."""
     chain = _chain(error)
+    in_script = _said_by_torchscript(error)
+    if in_script == "" and recorder.failure is not None:
+        error = recorder.failure  # it went through TorchScript, which keeps only its class
+        chain += _chain(error)
     operation_failed, function_failed, module_failed = (noted(chain, p) for p in ("operation", "function", "module"))
     forget(chain)
     raised, failed = operation_failed or function_failed or (error, None)
@@ -45,10 +51,13 @@ def explain(error: BaseException, scopes: Scopes) -> Diagnosis:
     said = None
     if module is not None and shapes:
         said = _misfit(module, shapes[0])
-    for candidate in (function_failed, operation_failed):
-        if candidate is not None:
-            said = said or _operation_misfit(candidate[1])
+    candidates = [found for found in (function_failed, operation_failed) if found is not None]
+    for _, candidate in candidates:
+        said = said or _operation_misfit(candidate)
     operation = _written(failed) if failed is not None else ""
+    if any("nested" in candidate.name or "NestedTensorImpl" in str(e) for e, candidate in candidates):
+        nested = "nested tensors of the strided layout cannot be analysed: use layout=torch.jagged, or pad them"
+        return Diagnosis(f"{path}: {nested}{raised_at(error)}", call)
     if said is not None:
         given = [f"input {_sizes(shapes[0])}"] if module is not None and shapes else []
         return Diagnosis(f"{path}: {said} ({'; '.join(given + [operation] * bool(operation))})", call)
@@ -59,8 +68,11 @@ def explain(error: BaseException, scopes: Scopes) -> Diagnosis:
             call,
             needs_values=True,
         )
+    if in_script and "data is not allocated yet" in in_script:
+        what = f"{path}: TorchScript needs the values of a tensor, and an analysis computes none{raised_at(error)}"
+        return Diagnosis(what, call, needs_values=True)
     try:
-        reason = textwrap.shorten(str(error), 300, placeholder=" ...")
+        reason = textwrap.shorten(in_script or str(error), 300, placeholder=" ...")
     except Exception:  # an exception whose text raises
         reason = ""
     reason = printable(reason)
@@ -71,24 +83,35 @@ def explain(error: BaseException, scopes: Scopes) -> Diagnosis:
     return Diagnosis(f"{path}: {reason}{inputs}{raised_at(error)}", call)
 
 
+_NO_KERNEL = ("'Meta' backend", "Meta kernel", "Cannot copy out of meta tensor")
+
+
 def _needs_values(error: BaseException, failed: FailedOperation) -> bool:
     """Whether the operation asked for values that a meta tensor has not."""
     if error.__class__ not in (RuntimeError, NotImplementedError, TypeError):
         return False
     said = str(error)
-    if isinstance(error, NotImplementedError) and ("'Meta' backend" in said or "Meta kernel" in said):
+    if isinstance(error, NotImplementedError) and any(part in said for part in _NO_KERNEL):
         return True
     by_name = any(name in failed.name for name in ("_local_scalar_dense", "numpy", "tolist", "__array__"))
     return by_name or any(part in said for part in _READS_VALUES)
 
 
-# What torch says where it reads values in C++.
+# What torch says where it reads values in C++, or has no kernel that goes without.
 _READS_VALUES = (
     "torch.nonzero()",
     "Tensor.item() cannot be called on meta",
     "data is not allocated yet",
     "on cpu, but it's on meta",
+    "no fake impl registered",
 )
+
+
+def _said_by_torchscript(error: BaseException) -> str | None:
+    """Return the reason at the end of an error of TorchScript's interpreter, below its listing; None for others."""
+    if type(error) not in (RuntimeError, torch.jit.Error) or "in the TorchScript interpreter" not in str(error):
+        return None
+    return re.split(r"^[\w.]+: ?$|^[\w.]+: ", str(error).strip(), flags=re.MULTILINE)[-1].strip()
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from torchledger.capture import whole
+from torchledger.capture import overloads, whole
 from torchledger.capture.autocast import Autocast
 from torchledger.capture.failures import note
 from torchledger.capture.operations import tensor_info
@@ -283,16 +283,27 @@ def _recurrent(name: str) -> Callable[..., Any]:
     return run
 
 
+def _overload(door: FrontDoor, func: Any, *args: Any, **kwargs: Any) -> Any:
+    name = func._schema.name.partition("::")[2]
+    if name == "scaled_dot_product_attention":
+        mask = args[3] if len(args) > 3 else kwargs.pop("attn_mask", None)
+        args = (*door.autocast.attention(*args[:3], mask), *args[4:])
+    elif name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        args = tuple(door.autocast.recurrent(name, args))
+    return func(*args, **kwargs) if _under_transform() else overloads.WHOLE[func](door.recorder, func, *args, **kwargs)
+
+
 def _seen_inside(function: Any) -> Callable[..., Any]:
     """Return what runs the Python body of a torch function with this mode on, so that what happens inside is seen.
 
     The same code, but it never hands itself to a mode (which would end here again, without end).
     """
     unasked = {"has_torch_function": lambda *_: False, "has_torch_function_unary": lambda *_: False}
-    body = types.FunctionType(function.__code__, {**function.__globals__, **unasked}, argdefs=function.__defaults__)
-    body.__kwdefaults__ = function.__kwdefaults__
 
     def run(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        names = {**function.__globals__, **unasked}  # as they are now: somebody may have patched torch
+        body = types.FunctionType(function.__code__, names, argdefs=function.__defaults__)
+        body.__kwdefaults__ = function.__kwdefaults__
         with door:
             return body(*args, **kwargs)
 
@@ -300,6 +311,7 @@ def _seen_inside(function: Any) -> Callable[..., Any]:
 
 
 _TABLE: dict[Any, Callable[..., Any]] = {
+    **{func: _overload for func in overloads.WHOLE},
     F.scaled_dot_product_attention: _attention,
     flex_attention: _whole(whole.flex_attention),
     F.multi_head_attention_forward: _seen_inside(F.multi_head_attention_forward),

@@ -70,7 +70,7 @@ class Swapped:
                 steps.append(functools.partial(object.__setattr__, module, "__class__", kind))
         steps += [holder.clear for holder in self._empty if holder]
         steps += [functools.partial(_put_back, holder, content) for holder, content in self._saved]
-        steps += [functools.partial(object.__setattr__, *slot) for slot in self._slots]
+        steps += [functools.partial(_put_back_slot, *slot) for slot in self._slots]
         steps += self._others
         if isinstance(self._stand_ins, Copies):
             steps.append(self._stand_ins.put_back)
@@ -141,10 +141,11 @@ class Swapped:
         elif isinstance(value, (torch.Tensor, type)) or kind.__module__.partition(".")[0] in _FOREIGN:
             return []
         for name in _slots_of(kind):
-            with contextlib.suppress(AttributeError):  # a slot may be empty
+            content = _EMPTY
+            with contextlib.suppress(AttributeError):
                 content = object.__getattribute__(value, name)
-                self._slots.append((value, name, content))
                 inside.append(content)
+            self._slots.append((value, name, content))
         with contextlib.suppress(AttributeError):
             inside.append(object.__getattribute__(value, "__dict__"))
         return inside
@@ -194,6 +195,17 @@ class Swapped:
             if issubclass(type(value), torch.Tensor):
                 with contextlib.suppress(NotImplementedError, RuntimeError):
                     object.__setattr__(holder, name, stand_in(value))
+
+
+_EMPTY: Any = object()  # stands for what an empty slot holds
+
+
+def _put_back_slot(holder: Any, name: str, content: Any) -> None:
+    if content is not _EMPTY:
+        object.__setattr__(holder, name, content)
+    else:
+        with contextlib.suppress(AttributeError):  # it is still empty
+            object.__delattr__(holder, name)
 
 
 _SLOTS: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()

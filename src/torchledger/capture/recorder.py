@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -43,7 +45,17 @@ from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import TABLES, Allocation, Entry, Operation, Phase, Record, StorageKind, TensorInfo
 
-META = torch.device("meta")
+META, CPU = torch.device("meta"), torch.device("cpu")
+_EMPTY = torch.ops.aten.empty.memory_format
+_BY_ADDRESS = (_EMPTY, torch.ops.aten._to_copy.default)  # what C++ makes on the CPU to go to its memory itself
+
+
+def _from_python() -> bool:
+    """Whether the operation that is being handled was called by Python, where it went by the function mode."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals is globals():
+        frame = frame.f_back
+    return frame is not None and str(frame.f_globals.get("__name__")).startswith("torchledger.capture.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +97,12 @@ class Recorder(TorchDispatchMode):
         self._spent = 0.0
         self.record = record
         self.scopes = scopes
+        # TorchScript keeps of an error its class alone: the last one of an operation, where the model has scripts.
+        self.is_scripted = False
+        self.failure: BaseException | None = None
         # As the front door last saw it: autocast is on; it is on, and is not modelled.
         self.autocast = self.keeps_dtypes = False
+        self._stand_ins = stand_ins
         self._twins = stand_ins if isinstance(stand_ins, Twins) else None
         self._copies = stand_ins if isinstance(stand_ins, Copies) else None
         self._memo = memo
@@ -101,6 +117,8 @@ class Recorder(TorchDispatchMode):
         self.phase: Phase = "forward"
         self._silent = False
         self._allocations: dict[int, Allocation] = {}  # of storages alive
+        self.script_reads_lists = False  # x.tolist() in TorchScript: a copy on the CPU is read
+        self.wholes: Mapping[Any, Callable[..., Any]] = {}  # by overload: what books it as one operation
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -110,6 +128,8 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if types and any(kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ for kind in types):
+            return NotImplemented  # the subclass goes first: what it is made of comes here again
         with torch._C.DisableTorchFunction():
             if not self.autocast or self._twins is None or self._comes_apart(KINDS.get(func) or learn(func)):
                 return self._handle(func, args, kwargs or {})
@@ -154,17 +174,17 @@ class Recorder(TorchDispatchMode):
         allocation = self._allocations.get(tensor.untyped_storage()._cdata)
         return allocation.owner if allocation is not None else None
 
-    def inherit(self, parameter: torch.Tensor, tensors: Iterable[torch.Tensor]) -> None:
-        """Book the storages of `tensors`, the optimizer's state of `parameter`, as alive from the start."""
+    def inherit(self, tensors: Iterable[torch.Tensor], kind: StorageKind, owner: int | None) -> None:
+        """Book the storages of `tensors`, such as the optimizer's state, as alive from the start."""
         for tensor in tensors:
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
                 allocation = self._allocations.get(storage._cdata)
                 if allocation is None:
-                    allocation = self._allocations[storage._cdata] = Allocation(storage.nbytes(), 0, None, "optimizer")
+                    allocation = self._allocations[storage._cdata] = Allocation(storage.nbytes(), 0, None, kind)
                     self.record.allocations.append(allocation)
                     self._watch(storage, allocation)
-                allocation.born, allocation.kind, allocation.owner = 0, "optimizer", self.owner_of(parameter)
+                allocation.born, allocation.kind, allocation.owner = 0, kind, owner
 
     def is_gradient(self, parameter: torch.Tensor) -> None:
         """Take the storage of the parameter's gradient for one."""
@@ -236,13 +256,23 @@ class Recorder(TorchDispatchMode):
             self._paused = before
 
     @property
+    def is_paused(self) -> bool:
+        """Whether what runs now is not booked."""
+        return self._paused
+
+    @property
     def is_real(self) -> bool:
         """Whether every kernel runs, on the tensors as they are."""
         return self._twins is None
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the tensor that stands for `tensor` in this run."""
-        return self._twin(tensor)
+        # The user's own comes up where a list in a scripted module holds it.
+        tensor = self._stand_ins.instead_of(tensor)
+        if tensor.is_meta or self._twins is None:
+            return tensor
+        with _disable_current_modes():  # making a twin is no operation
+            return self._twin(tensor)
 
     def has_stand_in(self, tensor: torch.Tensor) -> bool:
         """Whether the run on meta has met the storage of `tensor`, which is real."""
@@ -253,7 +283,7 @@ class Recorder(TorchDispatchMode):
 
         They are what the run itself knows them by: who gets them `to_write` writes to that.
         """
-        tensor = self._twin(tensor)
+        tensor = self.stand_in(tensor)
         if self._twins is None:
             return tensor
         with _disable_current_modes():
@@ -299,8 +329,9 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)  # the .data of a lazy parameter, which has no shape yet
         if self._comes_apart(kind):
             # Only inference mode lets these through whole; what they are made of is what the other modes run.
+            book = self.wholes.get(func)
             with self:
-                result = func.decompose(*args, **kwargs)
+                result = func.decompose(*args, **kwargs) if book is None else book(self, func, *args, **kwargs)
             if result is not NotImplemented:
                 return result
         if self._paused or self._twins is None:
@@ -318,6 +349,11 @@ class Recorder(TorchDispatchMode):
         if not is_meta:
             args, kwargs = self._on_meta(kind, args, kwargs)
             return self._handle(func, args, kwargs)
+        if func in _BY_ADDRESS and kwargs.get("device") == CPU and not _from_python():
+            if func is _EMPTY:
+                return func(*args, **kwargs)  # and fills it, as TorchScript does for torch.tensor([1, 2])
+            if self.script_reads_lists:
+                return self._out(args[0])
         if kind.takes_device:
             args, kwargs = self._on_meta(kind, args, kwargs)
         storages = [tensor.untyped_storage()._cdata for tensor in tensors if tensor.layout is torch.strided]
@@ -356,6 +392,16 @@ class Recorder(TorchDispatchMode):
     def _comes_apart(self, kind: Kind) -> bool:
         """Whether an operation is booked as what it is made of."""
         return kind.composite and not self._paused
+
+    def _out(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a real copy of what is known, for C++ to read."""
+        value = self.values_of(tensor)
+        if value is None:
+            error = RuntimeError("Tensor.item() cannot be called on meta tensors")  # as torch says of one number
+            self._failed(error, "tolist", [tensor], {})
+            raise error
+        with _disable_current_modes():
+            return value.clone()
 
     def _guard(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Set aside what an operation of a real run is about to change that is not this run's own."""
@@ -494,6 +540,8 @@ class Recorder(TorchDispatchMode):
     ) -> None:
         infos = tuple(tensor_info(tensor) for tensor in tensors)
         note(error, "operation", FailedOperation(name, infos, arguments, self.scopes.current))
+        if self.is_scripted:
+            self.failure = error
 
     def _book(
         self,

@@ -35,7 +35,8 @@ def step(
             undecided = _in_one_go(optimizer)
             optimizer.step()
         for owner, state in optimizer.state.items():
-            recorder.inherit(owner, (value for value in state.values() if isinstance(value, torch.Tensor)))
+            tensors = (value for value in state.values() if isinstance(value, torch.Tensor))
+            recorder.inherit(tensors, "optimizer", recorder.owner_of(owner))
         optimizer.step()
         if undecided:
             recorder.record.one_by_one = _one_by_one(optimizer, recorder)

@@ -60,6 +60,11 @@ class Twins:
         self._made.add(id(twin))
         return twin
 
+    def instead_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the stand-in of a tensor that has one, else the tensor."""
+        known = self._by_tensor.get(id(tensor))
+        return tensor if known is None else known[1]
+
     def is_made(self, tensor: torch.Tensor) -> bool:
         """Whether `tensor` is a stand-in itself."""
         return id(tensor) in self._made
@@ -76,7 +81,8 @@ class Twins:
 
     def _make(self, tensor: torch.Tensor) -> torch.Tensor:
         if is_lazy(tensor):
-            return type(tensor)(device="meta")  # type: ignore[call-arg]
+            dtype = self._dtype if id(tensor) in self._cast and tensor.dtype.is_floating_point else tensor.dtype
+            return type(tensor)(tensor.requires_grad, device="meta", dtype=dtype)  # type: ignore[arg-type, call-arg]
         plain = tensor.detach()
         cast = id(tensor) in self._cast and plain.is_floating_point()
         if cast or plain.layout != torch.strided:
@@ -194,6 +200,11 @@ class Copies:
             known = self._by_tensor[id(tensor)] = (tensor, made)
             self._made.add(id(made))
         return known[1]
+
+    def instead_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the stand-in of a tensor that has one, else the tensor."""
+        known = self._by_tensor.get(id(tensor))
+        return tensor if known is None else known[1]
 
     def is_made(self, tensor: torch.Tensor) -> bool:
         """Whether `tensor` is a stand-in itself."""

@@ -151,7 +151,10 @@ class Program(_Scope):
         return size
 
     def example(self, source: str, batch: int) -> list[Any]:
-        """Return the inputs that the program was exported with, of `batch` samples where it leaves that open."""
+        """Return inputs as the program was exported with, of `batch` samples where it leaves that open.
+
+        Their values are not in the file: ids and masks that were made up here would pass for the user's.
+        """
         names = [names_in(argument)[0] for argument in self._user if "as_tensor" in argument]
         first = [self._values[name]["sizes"][0] for name in names if self._values[name]["sizes"]]
         open_lengths = {length["as_expr"]["expr_str"] for length in first if "as_expr" in length}
@@ -169,9 +172,7 @@ class Program(_Scope):
                 continue
             name = argument["as_tensor"]["name"]
             dtype = DTYPES[self._values[name]["dtype"]]
-            floating = dtype.is_floating_point or dtype.is_complex
-            device = "meta" if floating else "cpu"
-            values.append(torch.zeros(self._size(name, symbols), dtype=dtype, device=device))
+            values.append(torch.empty(self._size(name, symbols), dtype=dtype, device="meta"))
         return values
 
     def forward(self, *inputs: Any) -> Any:

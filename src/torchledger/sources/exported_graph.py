@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from torchledger.errors import UserError, printable
 
@@ -33,10 +32,6 @@ _NUMBERS: Mapping[str, Callable[..., Any]] = {
     },
     **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc")},
     **{f"torch.sym_{name}": getattr(torch, f"sym_{name}") for name in ("float", "int", "max", "min", "not", "ite")},
-}
-# What goes by torch's own function, where a capture sees it whole.
-_WHOLE: Mapping[str, Callable[..., Any]] = {
-    "torch.ops.aten.scaled_dot_product_attention.default": functional.scaled_dot_product_attention,
 }
 # What torch.export puts in to check a dtype that it saw. It is another where the program runs under another autocast.
 _CHECK = "torch.ops.aten._assert_tensor_metadata.default"
@@ -107,8 +102,8 @@ def _called(numbered: tuple[int, Step], depth: int) -> tuple[str, str] | int:
 
 def _function(name: str) -> Callable[..., Any] | str:
     """Return what a target names: an ATen overload, an operation on numbers, or the name of one that runs a graph."""
-    if name in _NUMBERS or name in _WHOLE:
-        return _NUMBERS.get(name) or _WHOLE[name]
+    if name in _NUMBERS:
+        return _NUMBERS[name]
     prefix, _, rest = name.partition("torch.ops.")
     parts = rest.split(".")
     if not prefix and parts[0] == "higher_order" and rest in _GRAPH_RUNNERS:
@@ -116,8 +111,13 @@ def _function(name: str) -> Callable[..., Any] | str:
     if not prefix and len(parts) == 3 and parts[0] in _NAMESPACES and parts[1] not in _FORBIDDEN:
         namespace, operation, overload = parts
         found = getattr(getattr(getattr(torch.ops, namespace), operation, None), overload, None)
-        if isinstance(found, torch._ops.OpOverload):
+        if isinstance(found, torch._ops.OpOverload) and _works_on_tensors(found):
             return found
+    if not prefix and parts[0] == "higher_order":
+        raise UserError(
+            f"the exported program runs {printable(name)!r}, which goes by values: a .pt2 with branches or loops of its"
+            " own cannot be analysed; export the model with one way taken, or analyze it in Python"
+        )
     raise UserError(
         f"the exported program runs {printable(name)!r}, which is not known here: it needs an operation of torch"
         f" {torch.__version__}; for one of your own, analyze the model in Python"
@@ -125,6 +125,18 @@ def _function(name: str) -> Callable[..., Any] | str:
 
 
 _FORBIDDEN = frozenset({"from_file"})  # opens a file that the graph would name
+_CHECKS_OF_NUMBERS = frozenset({"_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size"})
+
+
+def _works_on_tensors(found: torch._ops.OpOverload) -> bool:
+    """Whether an operation is one of torch's dispatcher: TorchScript alone has others, such as to write files."""
+    schema = found._schema
+    values = (*schema.arguments, *schema.returns)
+    has_tensors = any("Tensor" in str(value.type) for value in values)
+    is_known = has_tensors or schema.name.partition("::")[2] in _CHECKS_OF_NUMBERS
+    return is_known and bool(torch._C._dispatch_has_kernel(str(found.name())))  # type: ignore[no-untyped-call]
+
+
 _GRAPH_RUNNERS = ("higher_order.wrap_with_set_grad_enabled", "higher_order.wrap_with_autocast")
 
 
