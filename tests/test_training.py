@@ -112,6 +112,19 @@ def test_recurrent_layers_and_attention_cost_twice_the_forward() -> None:
 
 
 @pytest.mark.parametrize(
+    ("trains", "backward"),
+    # Linear(7, 4) on 2 x 7 rows: 392 a weight's gradient; 2 x 7 x 7 scores by 4: 392 each of dV, dP, dQ and dK
+    [("v", 2 * 392), ("q", 3 * 392), ("qv", 2 * 392 + 3 * 392), ("qkv", 3 * 392 + 4 * 392)],
+)
+def test_attention_goes_back_as_far_as_somebody_asks(trains: str, backward: int) -> None:
+    net = Net(
+        lambda net, x: F.scaled_dot_product_attention(net.q(x), net.k(x), net.v(x)),
+        **{name: nn.Linear(7, 4, bias=False).requires_grad_(name in trains) for name in "qkv"},
+    )
+    assert macs(analyze(net, (7, 7), batch=2, training=True))[1] == backward
+
+
+@pytest.mark.parametrize(
     ("frozen", "macs_of_a_row"),
     # back through w_hh (24 x 6), then the gradients of w_ih (24 x 8) and w_hh
     [((), 144 + 192 + 144), (("bias_ih_l0", "bias_hh_l0"), 144 + 192 + 144), (("weight_hh_l0",), 144 + 192),

@@ -541,7 +541,8 @@ def searching(operation: Operation) -> int:
 
 def row_length(operation: Operation) -> int:
     x = first(operation)
-    dim = operation.arguments.get("dim", -1)
+    dim = operation.arguments.get("dim")
+    dim = -1 if dim is None else dim  # not given: the last one
     return x.shape[dim] if isinstance(dim, int) and x.shape else 1
 
 
