@@ -410,6 +410,34 @@ def test_the_users_model_is_as_it_was() -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "Rprop", "ASGD", "Adafactor"])
+@pytest.mark.parametrize("execute", ["auto", True])
+def test_a_graph_that_the_user_holds_can_still_go_back(kind: str, execute: Any) -> None:
+    """Autograd keeps count of what is written to: a step for real must not be among it."""
+    net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 6))
+    pending = net(torch.randn(3, 4)).square().sum()
+    before = copy.deepcopy(net.state_dict())
+    ledger = analyze(net, (4,), batch=3, training=True, optimizer=getattr(torch.optim, kind), execute=execute)
+    assert ledger.totals(phase="optimizer")["flops"]
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    pending.backward()
+
+
+@pytest.mark.parametrize("execute", [False, True])
+def test_a_tensor_outside_of_the_model_is_as_unwritten_as_before(execute: bool) -> None:
+    outside, weight = torch.ones(4), nn.Parameter(torch.ones(4))
+
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        outside.add_(1)
+        outside[1:].mul_(2)
+        return net.fc(x) * outside
+
+    pending = (weight * outside).sum()
+    analyze(Net(forward, fc=nn.Linear(4, 4)), (4,), training=True, execute=execute)
+    assert outside.tolist() == [1, 1, 1, 1] and outside._version == 0
+    pending.backward()
+
+
 def test_a_frozen_batch_norm_stays_so() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten()).eval()
     names = {

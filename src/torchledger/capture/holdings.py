@@ -72,8 +72,7 @@ class Swapped:
         steps += [functools.partial(_put_back, holder, content) for holder, content in self._saved]
         steps += [functools.partial(object.__setattr__, *slot) for slot in self._slots]
         steps += self._others
-        if isinstance(self._stand_ins, Copies):
-            steps.append(self._stand_ins.put_back)
+        steps.append(self._stand_ins.put_back)
         errors: list[Exception] = []
         for step in steps:
             try:

@@ -25,6 +25,14 @@ class Twins:
         self._passing: dict[int, tuple[weakref.ref[torch.Tensor], torch.Tensor]] = {}
         # By storage (held, so that its address stays its own): a twin that owns all of its storage.
         self._bases: dict[int, tuple[torch.UntypedStorage, torch.Tensor]] = {}
+        self._versions: list[tuple[weakref.ref[torch.Tensor], int]] = []
+
+    def put_back(self) -> None:
+        """Return autograd's count of writes: it rises where forward writes to a tensor of the user's, twin or not."""
+        for held, version in reversed(self._versions):
+            tensor = held()
+            if tensor is not None and tensor._version != version:
+                torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
 
     def of_passing(self, tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
         """Return the twin of a tensor that came up on the way, and whether it is new. Holds the tensor weakly."""
@@ -65,6 +73,8 @@ class Twins:
     def _make(self, tensor: torch.Tensor, shares: bool = True) -> torch.Tensor:
         if is_lazy(tensor):
             return type(tensor)(device="meta")  # type: ignore[call-arg]
+        if not tensor.is_inference():
+            self._versions.append((weakref.ref(tensor), tensor._version))
         plain = tensor.detach()
         cast = id(tensor) in self._cast and plain.is_floating_point()
         if cast or plain.layout != torch.strided:
@@ -139,6 +149,7 @@ class Aside:
 
     values: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)  # by storage: all of it, a copy
     generators: dict[int, tuple[torch.Generator, torch.Tensor]] = field(default_factory=dict)
+    versions: dict[int, tuple[torch.Tensor, int]] = field(default_factory=dict)  # by id of a tensor: how often written
 
 
 class Copies:
@@ -170,7 +181,10 @@ class Copies:
         if id(tensor) in self._made:
             return tensor
         if known is None:
-            plain = self._values.filled(tensor).detach()
+            filled = self._values.filled(tensor)
+            # A detached tensor would count what is written to it as written to the user's own, which a graph of the
+            # user's may still need.
+            plain = filled.data if isinstance(tensor, nn.Parameter) else filled.detach()
             if id(tensor) in self._cast and plain.is_floating_point():
                 plain = plain.to(self._dtype)
             if isinstance(tensor, nn.Parameter):
@@ -198,9 +212,11 @@ class Copies:
         return list(self._by_tensor.values())
 
     def before_write(self, tensor: torch.Tensor) -> None:
-        """Set the values in the storage of `tensor` aside."""
+        """Set the values in the storage of `tensor` aside, and how often it was written to."""
         if tensor.layout != torch.strided:
             return
+        if not tensor.is_inference():
+            self._aside.versions.setdefault(id(tensor), (tensor, tensor._version))
         storage = tensor.untyped_storage()
         if storage._cdata not in self._aside.values:
             whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
@@ -212,9 +228,11 @@ class Copies:
             self._aside.generators[id(generator)] = (generator, generator.get_state())
 
     def put_back(self) -> None:
-        """Return the values and states that were set aside."""
+        """Return the values and states that were set aside; what was written to is then as if it had not been."""
         for whole, values in self._aside.values.values():
             whole.copy_(values)
+        for tensor, version in reversed(self._aside.versions.values()):  # a view shares its count with its base
+            torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
         for generator, state in self._aside.generators.values():
             generator.set_state(state)
 
