@@ -335,6 +335,181 @@ def test_other_ways_to_name_an_optimizer() -> None:
             step(net, (4,), optimizer=wrong)
 
 
+class Prepared(torch.optim.Optimizer):
+    """Makes its state at once, and needs it."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["mean"] = torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.sub_(self.state[parameter]["mean"].mul_(0.9).add_(parameter.grad))
+
+
+@pytest.mark.parametrize("execute", [False, True])
+def test_an_optimizer_that_has_its_state_already(execute: bool) -> None:
+    net = nn.Linear(4, 5)
+    own = Prepared(net.parameters())
+    for given in (own, Prepared):
+        ledger = step(net, (4,), optimizer=given, execute=execute)
+        assert ledger.totals(phase="optimizer")["flops"] == 3 * 25, "a product, a sum, a difference"
+        assert sorted(a.bytes for a in ledger.record.allocations if a.kind == "optimizer") == [20, 80]
+    assert [id(key) for key in own.state] == [id(parameter) for parameter in net.parameters()]
+    assert all(not state["mean"].any() for state in own.state.values())
+
+
+class Paced(torch.optim.SGD):
+    """An optimizer whose __init__ wants more than it keeps, and which counts its steps."""
+
+    def __init__(self, parameters: Any, pace: float) -> None:
+        super().__init__(parameters, lr=pace / 2, momentum=0.9, foreach=True)
+        self.log: list[int] = []
+
+    def step(self, closure: Any = None) -> Any:
+        self.log.append(1)
+        return super().step(closure)
+
+
+def test_an_optimizer_of_the_users_own_class() -> None:
+    net = nn.Linear(4, 5)
+    own = Paced(net.parameters(), pace=0.2)
+    torch.optim.lr_scheduler.ConstantLR(own)  # puts something in place of the step, bound to this optimizer
+    weight = net.weight.detach().clone()
+    ledger = step(net, (4,), optimizer=own)
+    # m b + g, p - lr b: 4 for each of 4 x 5 + 5 parameters
+    assert ledger.totals(phase="optimizer")["flops"] == 4 * 25
+    assert own.log == [] and not own.state and own.param_groups[0]["params"][0] is net.weight
+    assert torch.equal(net.weight, weight)
+    by_function = step(net, (4,), optimizer=lambda parameters: Paced(parameters, pace=0.2))
+    assert by_function.totals() == ledger.totals()
+    with pytest.raises(UserError, match=r"Paced takes 2 arguments.*lambda parameters: Paced\(parameters, ...\)"):
+        step(net, (4,), optimizer=Paced)
+
+
+def test_an_optimizer_that_steps_by_a_closure_is_refused() -> None:
+    net = nn.Linear(4, 5)
+    for given in (torch.optim.LBFGS, torch.optim.LBFGS(net.parameters())):
+        with pytest.raises(UserError, match=r"optimizer LBFGS steps by a closure, .* such as 'adamw'"):
+            step(net, (4,), optimizer=given)
+    with pytest.raises(ForwardError, match="optimizer LBFGS steps by a closure"):
+        step(net, (4,), optimizer=lambda parameters: torch.optim.LBFGS(parameters))
+
+
+# --- hooks on parameters -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("execute", [False, True])
+def test_a_hook_on_a_gradient_is_booked(execute: bool) -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 5))
+    plain = macs(analyze(net, (4,), batch=2, training=True))
+
+    def hook(gradient: torch.Tensor) -> torch.Tensor:
+        handle.remove()
+        return gradient @ gradient.mT @ gradient
+
+    handle = net[0].weight.register_hook(hook)
+    found = macs(analyze(net, (4,), batch=2, training=True, execute=execute))
+    # 5 x 4 by 4 x 5, then 5 x 5 by 5 x 4
+    assert found == (plain[0], plain[1] + 100 + 100, 0)
+    assert list(net[0].weight._backward_hooks.values()) == [hook], "what a hook takes away is put back"
+
+
+@pytest.mark.parametrize("execute", [False, True])
+def test_a_hook_that_steps_by_itself_is_part_of_the_backward(execute: bool) -> None:
+    net = nn.Linear(4, 5, bias=False)
+    weight, version = net.weight.detach().clone(), net.weight._version
+
+    @torch.no_grad()
+    def hook(parameter: torch.Tensor) -> None:
+        parameter.sub_(parameter.grad, alpha=0.1)
+        parameter.grad = None
+
+    net.weight.register_post_accumulate_grad_hook(hook)
+    ledger = analyze(net, (4,), batch=2, training=True, execute=execute)
+    assert ("sub_", "", "backward") in booked(ledger)
+    assert torch.equal(net.weight, weight) and net.weight.grad is None and net.weight._version == version
+
+
+def in_dict(net: nn.Module, kind: Any) -> list[torch.optim.Optimizer]:
+    """An optimizer for each parameter, as torch's tutorial has it."""
+    optimizers = {parameter: kind([parameter]) for parameter in net.parameters()}
+
+    def hook(parameter: torch.Tensor) -> None:
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for parameter in net.parameters():
+        parameter.register_post_accumulate_grad_hook(hook)
+    return list(optimizers.values())
+
+
+def in_partials(net: nn.Module, kind: Any) -> list[torch.optim.Optimizer]:
+    def hook(optimizer: Any, _: torch.Tensor) -> None:
+        optimizer.step()
+        optimizer.zero_grad()
+
+    optimizers = [kind([parameter]) for parameter in net.parameters()]
+    for parameter, optimizer in zip(net.parameters(), optimizers, strict=True):
+        parameter.register_post_accumulate_grad_hook(functools.partial(hook, optimizer))
+    return optimizers
+
+
+class Stepper:
+    """Looks optimizers up by parameter, in a method."""
+
+    def __init__(self, net: nn.Module, kind: Any) -> None:
+        self.optimizers = {parameter: kind([parameter]) for parameter in net.parameters()}
+        for parameter in net.parameters():
+            parameter.register_post_accumulate_grad_hook(self.hook)
+
+    def hook(self, parameter: torch.Tensor) -> None:
+        self.optimizers[parameter].step()
+        self.optimizers[parameter].zero_grad()
+
+
+@pytest.mark.parametrize("hold", [in_dict, in_partials, lambda net, kind: list(Stepper(net, kind).optimizers.values())])
+@pytest.mark.parametrize("execute", [False, True])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw", "adagrad"])
+def test_optimizers_that_step_in_the_backward(name: str, execute: bool, hold: Any) -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    expected = analyze(net, (4,), batch=2, training=True, optimizer=name)
+    optimizers = hold(net, OPTIMIZERS[name])
+    before = [(p.detach().clone(), p._version) for p in net.parameters()]
+    attributes = [{**vars(optimizer)} for optimizer in optimizers]
+    for _ in range(2):
+        ledger = analyze(net, (4,), batch=2, training=True, execute=execute)
+        for phase in PHASES:
+            for quantity in ("macs", "flops", "bytes_written"):
+                assert ledger.totals(phase=phase)[quantity] == expected.totals(phase=phase)[quantity]
+        sizes = [sorted(a.bytes for a in one.record.allocations if a.kind == "optimizer") for one in (ledger, expected)]
+        assert sizes[0] == sizes[1], "states that are there from the start"
+        for parameter, (value, version) in zip(net.parameters(), before, strict=True):
+            assert torch.equal(parameter, value) and parameter._version == version and parameter.grad is None
+        for optimizer, attribute in zip(optimizers, attributes, strict=True):
+            assert all(vars(optimizer)[name] is value for name, value in attribute.items())
+            assert {id(key) for key in optimizer.state} <= {id(parameter) for parameter in net.parameters()}
+    net(torch.ones(2, 4)).sum().backward()
+    assert all(not torch.equal(p, value) for p, (value, _) in zip(net.parameters(), before, strict=True))
+
+
+def test_what_optimizers_hold_is_put_back_when_a_hook_fails() -> None:
+    net = nn.Linear(4, 5, bias=False)
+    optimizer = torch.optim.Adam(net.parameters())
+
+    def hook(_: torch.Tensor) -> None:
+        optimizer.step()
+        raise RuntimeError("told to")
+
+    net.weight.register_post_accumulate_grad_hook(hook)
+    with pytest.raises(ForwardError, match="told to"):
+        analyze(net, (4,), training=True)
+    assert optimizer.param_groups[0]["params"][0] is net.weight and not optimizer.state
+    assert net.weight.grad is None
+
+
 # --- losses --------------------------------------------------------------------------------------------------------
 
 

@@ -173,11 +173,11 @@ class Recorder(TorchDispatchMode):
     @contextmanager
     def silent(self) -> Iterator[None]:
         """Run operations with all that belongs to a run, but without booking them or their storages."""
-        self._silent = True
+        before, self._silent = self._silent, True
         try:
             yield
         finally:
-            self._silent = False
+            self._silent = before
 
     # --- operations --------------------------------------------------------------------------------------------------
 

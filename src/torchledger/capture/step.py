@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchledger.capture.inner_steps import inner_steps
 from torchledger.capture.recorder import Recorder
 from torchledger.capture.twins import Copies, Twins
 from torchledger.errors import UserError
@@ -25,6 +26,18 @@ def step(
     if not parameters:
         raise UserError("no parameter of the model asks for a gradient: there is nothing to train")
     loss = _loss(output, training, recorder)
+    with inner_steps(recorder, stand_ins):
+        return loss, _after(loss, parameters, training, recorder, stand_ins)
+
+
+def _after(
+    loss: torch.Tensor,
+    parameters: list[nn.Parameter],
+    training: Training,
+    recorder: Recorder,
+    stand_ins: Twins | Copies,
+) -> torch.optim.Optimizer | None:
+    """Book what comes after the loss; return the optimizer."""
     recorder.phase = "backward"
     loss.backward()  # type: ignore[no-untyped-call]
     for parameter in parameters:
@@ -40,7 +53,7 @@ def step(
         )
         optimizer.step()
         optimizer.zero_grad()
-    return loss, optimizer
+    return optimizer
 
 
 def _loss(output: Any, training: Training, recorder: Recorder) -> torch.Tensor:

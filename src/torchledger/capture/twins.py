@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -237,6 +238,14 @@ class Copies:
             generator.set_state(state)
 
 
+def gradient_hooks(tensor: torch.Tensor) -> list[dict[Any, Any]]:
+    """Return what is called with a gradient of `tensor`: before it is added up, and after."""
+    return [hooks for name in _GRADIENT_HOOKS if (hooks := getattr(tensor, name))]
+
+
+_GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
 def _parameter(like: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
     """Return a parameter with `data` that is otherwise like another one."""
     # An inference tensor, made under inference_mode, cannot ask for gradients outside of it.
@@ -245,4 +254,7 @@ def _parameter(like: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
         parameter.__class__ = type(like)
     if like.__dict__:
         parameter.__dict__.update(like.__dict__)
+    for name in _GRADIENT_HOOKS:  # the same dicts, which `Swapped` puts back
+        if hooks := getattr(like, name):
+            setattr(parameter, name, hooks)
     return parameter
