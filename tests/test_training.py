@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torchledger.capture import capture
 from torchledger.capture.twins import Copies
 from torchledger.ledger import PHASES
 from torchledger.training import FIRST, OPTIMIZERS, SUMMED, training_step
+from torchledger.views import AtLeast
 
 
 class Net(nn.Module):
@@ -269,6 +271,75 @@ def test_a_step_on_meta_is_the_step_for_real(name: str) -> None:
         assert not Ledger(record).unknown
     assert found[0] == found[1]
     assert {phase for _, _, phase, _ in found[0]} == set(PHASES)
+
+
+def tangent(net: Any, x: torch.Tensor) -> torch.Tensor:
+    return torch.func.jvp(net.a, (x,), (torch.ones_like(x),))[1]
+
+
+def frozen_convolutions() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    for layer in net:
+        layer.weight.requires_grad_(False)
+    return net
+
+
+BYTES: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
+    **{
+        f"bags, {mode}": (functools.partial(nn.EmbeddingBag, 10, 4, mode=mode), torch.zeros(2, 3, dtype=torch.int64))
+        for mode in ("sum", "mean", "max")
+    },
+    "biases alone": (frozen_convolutions, torch.zeros(2, 3, 8, 8)),  # mkldnn hands the weights' gradients out too
+    "array": (
+        lambda: Net(lambda net, x: net.a(x) + torch.as_tensor(numpy.arange(4, dtype="f4"), device=x.device),
+                    a=nn.Linear(4, 4)), torch.zeros(2, 4)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_bytes_on_meta_are_the_bytes_for_real(name: str) -> None:
+    build, x = BYTES[name]
+    net, found = build(), []
+    for execute in (False, True):
+        ledger = analyze(net, x, training=True, execute=execute)
+        assert not ledger.unknown
+        found.append([ledger.totals(phase=phase) for phase in PHASES])
+    for quantity in ("macs", "flops", "bytes_read", "bytes_written", "activation_bytes"):
+        assert [one[quantity] for one in found[0]] == [one[quantity] for one in found[1]], quantity
+
+
+def test_forward_mode_gradients_are_known() -> None:
+    net = Net(tangent, a=nn.Linear(4, 4))
+    for execute in (False, True):
+        ledger = analyze(net, (4,), batch=2, execute=execute)
+        # the layer itself, and the tangent of x by the weight and of the weight, which is zero, by x
+        assert not ledger.unknown and ledger.totals()["macs"] == 3 * 2 * 16
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # torch's own
+def test_sparse_gradients_are_named_and_never_stop_a_step() -> None:
+    net = nn.Embedding(10, 4, sparse=True)
+    for optimizer in ("sgd", "adagrad", torch.optim.SparseAdam):
+        ledger = analyze(net, (3,), input_dtype="int64", training=True, optimizer=optimizer)
+        assert ledger.unknown["_sparse_coo_tensor_with_dims_and_tensors"]
+        assert isinstance(ledger.totals()["bytes_read"], AtLeast)
+        was_real = any("run for real, since optimizer" in one for one in ledger.assumptions)
+        assert was_real == (optimizer == "adagrad"), "which asks a sparse gradient for its mask"
+
+
+def test_an_array_is_taken_as_it_lies() -> None:
+    places = numpy.array([2, 1])
+
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        kept = int(torch.as_tensor(places, device=x.device).sum())  # its values are known
+        return net.a(x)[:, :kept] + torch.asarray(numpy.ones(3, "f4"), dtype=torch.float64)
+
+    ledger = analyze(Net(forward, a=nn.Linear(4, 4)), (4,), execute=False)
+    names = Counter(ledger.record.operations[entry.operation].name for entry in ledger.record.entries)
+    assert names["to_copy"] == 1, "from single to double"
+    (sum_,) = [one for one in ledger.record.operations if one.name == "add"]
+    assert sum_.outputs[0].tensor.shape == (1, 3) and sum_.outputs[0].tensor.dtype == "float64"
 
 
 def test_a_checkpoint_is_seen_as_it_is() -> None:

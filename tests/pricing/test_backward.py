@@ -593,6 +593,8 @@ def test_embedding_bags() -> None:
     ]
     # 6 rows of 4, divided first for a mean; a maximum is one of each of 2 4 outputs
     assert [amounts["flops"] for amounts in by_mode] == [24, 2 * 24, 8]
+    # the gradient, 2 by 4; 6 indices and the bag of each; a mean: 2 bags' sizes; a maximum: 8 rows
+    assert [amounts["bytes_read"] for amounts in by_mode] == [32 + 8 * 12, 32 + 8 * 12 + 8 * 2, 32 + 8 * 8]
     function = lambda w, p: F.embedding_bag(places, w, mode="sum", per_sample_weights=p)  # noqa: E731
     weighted = price_of(name, function, random(5, 4), random(2, 3))
     weights = price_of("_embedding_bag_per_sample_weights_backward", function, random(5, 4), random(2, 3))

@@ -74,7 +74,7 @@ def _needs_values(failed: FailedOperation) -> bool:
     if failed.error.__class__ not in (RuntimeError, NotImplementedError, TypeError):
         return False
     said = str(failed.error)
-    if isinstance(failed.error, NotImplementedError) and ("'Meta' backend" in said or "Meta kernel" in said):
+    if isinstance(failed.error, NotImplementedError) and ("Meta' backend" in said or "Meta kernel" in said):
         return True
     by_name = any(name in failed.name for name in ("_local_scalar_dense", "numpy", "tolist", "__array__"))
     return by_name or "torch.nonzero()" in said or "Tensor.item() cannot be called on meta" in said

@@ -20,7 +20,7 @@ FREE_OPERATIONS = frozenset(
     _assert_scalar _assert_tensor_metadata sym_constrain_range sym_constrain_range_for_size _linalg_check_errors
     slice_inverse is_set_to _has_same_storage_numel _fused_sdp_choice _use_cudnn_ctc_loss _use_miopen_ctc_loss
     q_scale q_zero_point q_per_channel_axis qscheme _empty_affine_quantized _empty_per_channel_affine_quantized
-    empty_quantized
+    empty_quantized _efficientzerotensor
     """.split()
 )
 
