@@ -27,6 +27,15 @@ GOLDEN = ROOT / "tests" / "golden"
 FIGURES = ROOT / "src" / "torchledger" / "models" / "figures.json"
 
 
+STEPS = (
+    "A step of SGD, Adam, AdamW, Adagrad, RMSprop, Adamax, NAdam or Adadelta costs the same an element whether torch",
+    "takes its parameters one by one, as lists or in one fused kernel (which also corrects biases and decays rates:",
+    "7 a tensor for Adam, 4 for Adagrad). RAdam (11 one by one, 14 as lists), ASGD (3 and 8) and Rprop (12 and 13)",
+    "compute other things as lists, and are booked as what they run. The factors alpha and beta of addmm and its kin",
+    "belong to the product, and are not counted.",
+)
+
+
 def filled(text: str, kind: str, name: str, content: str) -> str:
     """Return `text` with `content` between `<!-- kind: name -->` and `<!-- end -->`."""
     pattern = re.compile(rf"(<!-- {kind}: {re.escape(name)} -->)(.*?)(<!-- end -->)", re.DOTALL)
@@ -95,7 +104,7 @@ def conventions() -> str:
             for name, rule in full.RULES.items():
                 groups.setdefault((rule.text, said(rule.bytes_read), said(rule.bytes_written)), []).append(name)
             lines += [f"| {listed(names)} | {' | '.join(texts)} |" for texts, names in groups.items()]
-            lines += ["", f"Free: {listed(full.FREE_OPERATIONS)}."]
+            lines += ["", f"Free: {listed(full.FREE_OPERATIONS)}.", "", *STEPS]
         if convention is TORCHSTAT:
             lines += formulas(torchstat.RULES)
             lines += [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import builtins
 import csv
+import dataclasses
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -22,7 +24,8 @@ import torchledger
 from torchledger import Ledger, Table, UserError, analyze
 from torchledger import ledger as ledger_module
 from torchledger.pricing import CONVENTIONS
-from torchledger.record import SCHEMA
+from torchledger.pricing.convention import Convention, Price
+from torchledger.record import SCHEMA, Operation
 
 
 class Block(nn.Module):
@@ -335,6 +338,27 @@ def test_unknown_phase(ledger: Ledger, phase: str) -> None:
 @pytest.mark.parametrize("depth", [-1, 1.0, "1", None, True], ids=repr)
 def test_depth_that_is_none(ledger: Ledger, depth: Any) -> None:
     fails(lambda: ledger.by_module(depth), "^depth is .*, expected a whole number from 0$")
+
+
+def test_an_operation_is_priced_once_a_ledger_and_convention(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def counted(convention: Convention) -> Convention:
+        def price(operation: Operation) -> Price:
+            asked.append((convention.name, id(operation)))
+            return convention.price(operation)
+
+        return dataclasses.replace(convention, price=price)
+
+    for name, convention in list(CONVENTIONS.items()):
+        monkeypatch.setitem(CONVENTIONS, name, counted(convention))
+    first = {name: ledger.totals(name) for name in CONVENTIONS}
+    for name in CONVENTIONS:
+        assert ledger.by_layer(name).total["operations" if name == "full" else "params"] is not None
+        assert ledger.by_operation(name).rows and ledger.totals(name) == first[name]
+    assert ledger.unknown == {}
+    assert len(asked) == len(set(asked)) == len(CONVENTIONS) * len(ledger.record.operations)
+    assert pickle.loads(pickle.dumps(ledger)).totals() == first["full"]
 
 
 def test_assumptions_are_a_copy(ledger: Ledger) -> None:

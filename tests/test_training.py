@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from torchledger.capture.twins import Copies
 from torchledger.capture.whole import TWICE
 from torchledger.ledger import PHASES
 from torchledger.training import FIRST, OPTIMIZERS, SUMMED, training_step
+from torchledger.views import AtLeast
 
 
 class Net(nn.Module):
@@ -112,6 +114,19 @@ def test_recurrent_layers_and_attention_cost_twice_the_forward() -> None:
     attention.s = nn.Parameter(torch.ones(1))
     forward, backward, _ = macs(step(attention, x))
     assert forward == 2 * 2 * 7 * 7 * 4 and backward == 2 * forward
+
+
+@pytest.mark.parametrize(
+    ("trains", "backward"),
+    # Linear(7, 4) on 2 x 7 rows: 392 a weight's gradient; 2 x 7 x 7 scores by 4: 392 each of dV, dP, dQ and dK
+    [("v", 2 * 392), ("q", 3 * 392), ("qv", 2 * 392 + 3 * 392), ("qkv", 3 * 392 + 4 * 392)],
+)
+def test_attention_goes_back_as_far_as_somebody_asks(trains: str, backward: int) -> None:
+    net = Net(
+        lambda net, x: F.scaled_dot_product_attention(net.q(x), net.k(x), net.v(x)),
+        **{name: nn.Linear(7, 4, bias=False).requires_grad_(name in trains) for name in "qkv"},
+    )
+    assert macs(analyze(net, (7, 7), batch=2, training=True))[1] == backward
 
 
 @pytest.mark.parametrize(
@@ -293,6 +308,75 @@ def test_a_step_on_meta_is_the_step_for_real(name: str) -> None:
     assert {phase for _, _, phase, _ in found[0]} == set(PHASES)
 
 
+def tangent(net: Any, x: torch.Tensor) -> torch.Tensor:
+    return torch.func.jvp(net.a, (x,), (torch.ones_like(x),))[1]
+
+
+def frozen_convolutions() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    for layer in net:
+        layer.weight.requires_grad_(False)
+    return net
+
+
+BYTES: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
+    **{
+        f"bags, {mode}": (functools.partial(nn.EmbeddingBag, 10, 4, mode=mode), torch.zeros(2, 3, dtype=torch.int64))
+        for mode in ("sum", "mean", "max")
+    },
+    "biases alone": (frozen_convolutions, torch.zeros(2, 3, 8, 8)),  # mkldnn hands the weights' gradients out too
+    "array": (
+        lambda: Net(lambda net, x: net.a(x) + torch.as_tensor(numpy.arange(4, dtype="f4"), device=x.device),
+                    a=nn.Linear(4, 4)), torch.zeros(2, 4)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_bytes_on_meta_are_the_bytes_for_real(name: str) -> None:
+    build, x = BYTES[name]
+    net, found = build(), []
+    for execute in (False, True):
+        ledger = analyze(net, x, training=True, execute=execute)
+        assert not ledger.unknown
+        found.append([ledger.totals(phase=phase) for phase in PHASES])
+    for quantity in ("macs", "flops", "bytes_read", "bytes_written", "activation_bytes"):
+        assert [one[quantity] for one in found[0]] == [one[quantity] for one in found[1]], quantity
+
+
+def test_forward_mode_gradients_are_known() -> None:
+    net = Net(tangent, a=nn.Linear(4, 4))
+    for execute in (False, True):
+        ledger = analyze(net, (4,), batch=2, execute=execute)
+        # the layer itself, and the tangent of x by the weight and of the weight, which is zero, by x
+        assert not ledger.unknown and ledger.totals()["macs"] == 3 * 2 * 16
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # torch's own
+def test_sparse_gradients_are_named_and_never_stop_a_step() -> None:
+    net = nn.Embedding(10, 4, sparse=True)
+    for optimizer in ("sgd", "adagrad", torch.optim.SparseAdam):
+        ledger = analyze(net, (3,), input_dtype="int64", training=True, optimizer=optimizer)
+        assert ledger.unknown["_sparse_coo_tensor_with_dims_and_tensors"]
+        assert isinstance(ledger.totals()["bytes_read"], AtLeast)
+        was_real = any("run for real, since optimizer" in one for one in ledger.assumptions)
+        assert was_real == (optimizer == "adagrad"), "which asks a sparse gradient for its mask"
+
+
+def test_an_array_is_taken_as_it_lies() -> None:
+    places = numpy.array([2, 1])
+
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        kept = int(torch.as_tensor(places, device=x.device).sum())  # its values are known
+        return net.a(x)[:, :kept] + torch.asarray(numpy.ones(3, "f4"), dtype=torch.float64)
+
+    ledger = analyze(Net(forward, a=nn.Linear(4, 4)), (4,), execute=False)
+    names = Counter(ledger.record.operations[entry.operation].name for entry in ledger.record.entries)
+    assert names["to_copy"] == 1, "from single to double"
+    (sum_,) = [one for one in ledger.record.operations if one.name == "add"]
+    assert sum_.outputs[0].tensor.shape == (1, 3) and sum_.outputs[0].tensor.dtype == "float64"
+
+
 def test_a_checkpoint_is_seen_as_it_is() -> None:
     """Its forward runs again in the backward."""
     plain = checkpointed(False)
@@ -329,8 +413,8 @@ def test_the_step_is_one_of_the_steady_state() -> None:
 
 def test_sgd_by_hand() -> None:
     ledger = step(nn.Sequential(nn.Linear(4, 5)), (4,), optimizer="sgd")
-    # p += -rate g for each of the 25 parameters: one operation an element, its factor included
-    assert ledger.totals(phase="optimizer")["flops"] == 25
+    # p += -rate g for each of the 25 parameters: a product and a sum
+    assert ledger.totals(phase="optimizer")["flops"] == 2 * 25
     assert [name for name, _, phase in booked(ledger) if phase == "optimizer"] == ["_foreach_add_"]
 
 
@@ -474,6 +558,181 @@ def test_other_ways_to_name_an_optimizer() -> None:
             step(net, (4,), optimizer=wrong)
 
 
+class Prepared(torch.optim.Optimizer):
+    """Makes its state at once, and needs it."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["mean"] = torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.sub_(self.state[parameter]["mean"].mul_(0.9).add_(parameter.grad))
+
+
+@pytest.mark.parametrize("execute", [False, True])
+def test_an_optimizer_that_has_its_state_already(execute: bool) -> None:
+    net = nn.Linear(4, 5)
+    own = Prepared(net.parameters())
+    for given in (own, Prepared):
+        ledger = step(net, (4,), optimizer=given, execute=execute)
+        assert ledger.totals(phase="optimizer")["flops"] == 3 * 25, "a product, a sum, a difference"
+        assert sorted(a.bytes for a in ledger.record.allocations if a.kind == "optimizer") == [20, 80]
+    assert [id(key) for key in own.state] == [id(parameter) for parameter in net.parameters()]
+    assert all(not state["mean"].any() for state in own.state.values())
+
+
+class Paced(torch.optim.SGD):
+    """An optimizer whose __init__ wants more than it keeps, and which counts its steps."""
+
+    def __init__(self, parameters: Any, pace: float) -> None:
+        super().__init__(parameters, lr=pace / 2, momentum=0.9, foreach=True)
+        self.log: list[int] = []
+
+    def step(self, closure: Any = None) -> Any:
+        self.log.append(1)
+        return super().step(closure)
+
+
+def test_an_optimizer_of_the_users_own_class() -> None:
+    net = nn.Linear(4, 5)
+    own = Paced(net.parameters(), pace=0.2)
+    torch.optim.lr_scheduler.ConstantLR(own)  # puts something in place of the step, bound to this optimizer
+    weight = net.weight.detach().clone()
+    ledger = step(net, (4,), optimizer=own)
+    # m b + g, p - lr b: 4 for each of 4 x 5 + 5 parameters
+    assert ledger.totals(phase="optimizer")["flops"] == 4 * 25
+    assert own.log == [] and not own.state and own.param_groups[0]["params"][0] is net.weight
+    assert torch.equal(net.weight, weight)
+    by_function = step(net, (4,), optimizer=lambda parameters: Paced(parameters, pace=0.2))
+    assert by_function.totals() == ledger.totals()
+    with pytest.raises(UserError, match=r"Paced takes 2 arguments.*lambda parameters: Paced\(parameters, ...\)"):
+        step(net, (4,), optimizer=Paced)
+
+
+def test_an_optimizer_that_steps_by_a_closure_is_refused() -> None:
+    net = nn.Linear(4, 5)
+    for given in (torch.optim.LBFGS, torch.optim.LBFGS(net.parameters())):
+        with pytest.raises(UserError, match=r"optimizer LBFGS steps by a closure, .* such as 'adamw'"):
+            step(net, (4,), optimizer=given)
+    with pytest.raises(ForwardError, match="optimizer LBFGS steps by a closure"):
+        step(net, (4,), optimizer=lambda parameters: torch.optim.LBFGS(parameters))
+
+
+# --- hooks on parameters -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("execute", [False, True])
+def test_a_hook_on_a_gradient_is_booked(execute: bool) -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 5))
+    plain = macs(analyze(net, (4,), batch=2, training=True))
+
+    def hook(gradient: torch.Tensor) -> torch.Tensor:
+        handle.remove()
+        return gradient @ gradient.mT @ gradient
+
+    handle = net[0].weight.register_hook(hook)
+    found = macs(analyze(net, (4,), batch=2, training=True, execute=execute))
+    # 5 x 4 by 4 x 5, then 5 x 5 by 5 x 4
+    assert found == (plain[0], plain[1] + 100 + 100, 0)
+    assert list(net[0].weight._backward_hooks.values()) == [hook], "what a hook takes away is put back"
+
+
+@pytest.mark.parametrize("execute", [False, True])
+def test_a_hook_that_steps_by_itself_is_part_of_the_backward(execute: bool) -> None:
+    net = nn.Linear(4, 5, bias=False)
+    weight, version = net.weight.detach().clone(), net.weight._version
+
+    @torch.no_grad()
+    def hook(parameter: torch.Tensor) -> None:
+        parameter.sub_(parameter.grad, alpha=0.1)
+        parameter.grad = None
+
+    net.weight.register_post_accumulate_grad_hook(hook)
+    ledger = analyze(net, (4,), batch=2, training=True, execute=execute)
+    assert ("sub_", "", "backward") in booked(ledger)
+    assert torch.equal(net.weight, weight) and net.weight.grad is None and net.weight._version == version
+
+
+def in_dict(net: nn.Module, kind: Any) -> list[torch.optim.Optimizer]:
+    """An optimizer for each parameter, as torch's tutorial has it."""
+    optimizers = {parameter: kind([parameter]) for parameter in net.parameters()}
+
+    def hook(parameter: torch.Tensor) -> None:
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for parameter in net.parameters():
+        parameter.register_post_accumulate_grad_hook(hook)
+    return list(optimizers.values())
+
+
+def in_partials(net: nn.Module, kind: Any) -> list[torch.optim.Optimizer]:
+    def hook(optimizer: Any, _: torch.Tensor) -> None:
+        optimizer.step()
+        optimizer.zero_grad()
+
+    optimizers = [kind([parameter]) for parameter in net.parameters()]
+    for parameter, optimizer in zip(net.parameters(), optimizers, strict=True):
+        parameter.register_post_accumulate_grad_hook(functools.partial(hook, optimizer))
+    return optimizers
+
+
+class Stepper:
+    """Looks optimizers up by parameter, in a method."""
+
+    def __init__(self, net: nn.Module, kind: Any) -> None:
+        self.optimizers = {parameter: kind([parameter]) for parameter in net.parameters()}
+        for parameter in net.parameters():
+            parameter.register_post_accumulate_grad_hook(self.hook)
+
+    def hook(self, parameter: torch.Tensor) -> None:
+        self.optimizers[parameter].step()
+        self.optimizers[parameter].zero_grad()
+
+
+@pytest.mark.parametrize("hold", [in_dict, in_partials, lambda net, kind: list(Stepper(net, kind).optimizers.values())])
+@pytest.mark.parametrize("execute", [False, True])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw", "adagrad"])
+def test_optimizers_that_step_in_the_backward(name: str, execute: bool, hold: Any) -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    expected = analyze(net, (4,), batch=2, training=True, optimizer=name)
+    optimizers = hold(net, OPTIMIZERS[name])
+    before = [(p.detach().clone(), p._version) for p in net.parameters()]
+    attributes = [{**vars(optimizer)} for optimizer in optimizers]
+    for _ in range(2):
+        ledger = analyze(net, (4,), batch=2, training=True, execute=execute)
+        for phase in PHASES:
+            for quantity in ("macs", "flops", "bytes_written"):
+                assert ledger.totals(phase=phase)[quantity] == expected.totals(phase=phase)[quantity]
+        sizes = [sorted(a.bytes for a in one.record.allocations if a.kind == "optimizer") for one in (ledger, expected)]
+        assert sizes[0] == sizes[1], "states that are there from the start"
+        for parameter, (value, version) in zip(net.parameters(), before, strict=True):
+            assert torch.equal(parameter, value) and parameter._version == version and parameter.grad is None
+        for optimizer, attribute in zip(optimizers, attributes, strict=True):
+            assert all(vars(optimizer)[name] is value for name, value in attribute.items())
+            assert {id(key) for key in optimizer.state} <= {id(parameter) for parameter in net.parameters()}
+    net(torch.ones(2, 4)).sum().backward()
+    assert all(not torch.equal(p, value) for p, (value, _) in zip(net.parameters(), before, strict=True))
+
+
+def test_what_optimizers_hold_is_put_back_when_a_hook_fails() -> None:
+    net = nn.Linear(4, 5, bias=False)
+    optimizer = torch.optim.Adam(net.parameters())
+
+    def hook(_: torch.Tensor) -> None:
+        optimizer.step()
+        raise RuntimeError("told to")
+
+    net.weight.register_post_accumulate_grad_hook(hook)
+    with pytest.raises(ForwardError, match="told to"):
+        analyze(net, (4,), training=True)
+    assert optimizer.param_groups[0]["params"][0] is net.weight and not optimizer.state
+    assert net.weight.grad is None
+
+
 # --- losses --------------------------------------------------------------------------------------------------------
 
 
@@ -547,6 +806,34 @@ def test_the_users_model_is_as_it_was() -> None:
     assert [module.training for module in net.modules()] == flags and not net.training
     assert torch.equal(net[0].weight.grad, torch.ones(5, 4)) and net[3].weight.grad is None
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "Rprop", "ASGD", "Adafactor"])
+@pytest.mark.parametrize("execute", ["auto", True])
+def test_a_graph_that_the_user_holds_can_still_go_back(kind: str, execute: Any) -> None:
+    """Autograd keeps count of what is written to: a step for real must not be among it."""
+    net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 6))
+    pending = net(torch.randn(3, 4)).square().sum()
+    before = copy.deepcopy(net.state_dict())
+    ledger = analyze(net, (4,), batch=3, training=True, optimizer=getattr(torch.optim, kind), execute=execute)
+    assert ledger.totals(phase="optimizer")["flops"]
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    pending.backward()
+
+
+@pytest.mark.parametrize("execute", [False, True])
+def test_a_tensor_outside_of_the_model_is_as_unwritten_as_before(execute: bool) -> None:
+    outside, weight = torch.ones(4), nn.Parameter(torch.ones(4))
+
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        outside.add_(1)
+        outside[1:].mul_(2)
+        return net.fc(x) * outside
+
+    pending = (weight * outside).sum()
+    analyze(Net(forward, fc=nn.Linear(4, 4)), (4,), training=True, execute=execute)
+    assert outside.tolist() == [1, 1, 1, 1] and outside._version == 0
+    pending.backward()
 
 
 def test_a_frozen_batch_norm_stays_so() -> None:

@@ -137,6 +137,7 @@ def world(model: nn.Module) -> dict[str, Any]:
         "modules": [(name, id(module), type(module), module.training) for name, module in modules],
         "attributes": [holdings(vars(module)) for _, module in modules],
         "requires_grad": [p.requires_grad for p in model.parameters()],
+        "versions": [tensor._version for tensor in (*model.parameters(), *model.buffers(), IN_MODULE)],
         "grads": [holdings(p.grad) for p in model.parameters()],
         "classes": [(cls, sorted((k, id(v)) for k, v in vars(cls).items() if k != "__doc__")) for cls in classes],
         "functions": [

@@ -105,11 +105,16 @@ NAMES: dict[str, str] = {
     "rrelu_with_noise_functional": "rrelu_with_noise",
 }
 
+# What torch's decompositions (of forward-mode gradients) run in place of the ATen operation of that name.
+PRIMITIVES = frozenset("add sub mul div neg exp log sqrt rsqrt sin cos tanh pow sum where".split())
+
 
 def canonical(namespace: str, packet: str) -> str | None:
     """Return the canonical name of the operation `namespace::packet`, or None where it is not booked at all."""
     if namespace == "profiler":  # marks of torch.profiler
         return None
+    if namespace == "prims" and packet in PRIMITIVES:
+        return packet
     if namespace != "aten":
         return f"{namespace}::{packet}"
     return None if packet in DROPPED else NAMES.get(packet, packet)

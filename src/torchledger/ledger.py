@@ -26,6 +26,11 @@ class Ledger:
         """Keep a record, and rules of custom operations for this ledger alone, which are not saved with it."""
         self.record = record
         self._rules = pricing.checked_rules(rules)
+        self._priced: pricing.Priced = {}
+
+    def __reduce__(self) -> tuple[type[Ledger], tuple[Record, dict[str, Any]]]:
+        """Return what pickle needs: a worker process may hand the ledger on."""
+        return type(self), (self.record, dict(self._rules))
 
     def __repr__(self) -> str:
         record = self.record
@@ -84,7 +89,7 @@ class Ledger:
         return MemoryReport(self.record, device, allocator, first_step, accumulate, set_to_none)
 
     def _convention(self, name: str) -> pricing.Convention:
-        return pricing.convention(name, self._rules)
+        return pricing.convention(name, self._rules, self._priced)
 
     def to_json(self) -> dict[str, object]:
         """Return the whole ledger as values for `json.dumps`; `Ledger.from_json` is its inverse."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,6 +146,7 @@ def _optimizer(
     if optimizer is None:
         return None, ""
     if isinstance(optimizer, torch.optim.Optimizer):
+        _check_step(type(optimizer))
         return functools.partial(_again, optimizer), type(optimizer).__name__
     if isinstance(optimizer, str):
         if optimizer not in OPTIMIZERS:
@@ -154,27 +157,71 @@ def _optimizer(
         make, name = OPTIMIZERS[optimizer], optimizer
     elif callable(optimizer):
         make, name = optimizer, _name(optimizer)
+        if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
+            _check_step(optimizer)
+            if (count := _required(optimizer)) > 1:
+                raise UserError(
+                    f"optimizer {name} takes {count} arguments; it is called with the parameters alone: write "
+                    f"optimizer=lambda parameters: {name}(parameters, ...)"
+                )
     else:
         raise UserError(f"optimizer is {optimizer!r}; write a name such as 'adamw', or a class of torch.optim")
 
     def made(_: Mapping[int, torch.Tensor], parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
-        return make(parameters)
+        optimizer = make(parameters)
+        _check_step(type(optimizer))
+        return optimizer
 
     return made, name
+
+
+def _check_step(kind: type[torch.optim.Optimizer]) -> None:
+    """Raise UserError for an optimizer whose step cannot be taken after one forward and one backward."""
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise UserError(
+            f"optimizer {kind.__name__} steps by a closure, which runs forward and backward as often as it likes: "
+            "choose one whose step() takes none, such as 'adamw'"
+        )
 
 
 def _again(
     optimizer: torch.optim.Optimizer, twins: Mapping[int, torch.Tensor], parameters: Sequence[torch.Tensor]
 ) -> torch.optim.Optimizer:
     """Make an optimizer like the user's, with its groups and settings, for the parameters' twins."""
+    groups = groups_of(optimizer, twins)
+    if not any(group["params"] for group in groups):
+        raise UserError(f"the {type(optimizer).__name__} holds none of the model's parameters: make it of this model's")
+    kind = type(optimizer)
+    again: torch.optim.Optimizer = object.__new__(kind)  # its __init__ may want more than it keeps
+    for name, value in vars(optimizer).items():
+        # What stands in place of a method, as a scheduler's count of steps does, is bound to the user's own.
+        if not callable(getattr(kind, name, None)):
+            vars(again)[name] = copy.copy(value) if isinstance(value, (dict, list, set)) else value
+    again.param_groups, again.state = groups, state_of(optimizer, twins)
+    return again
+
+
+def groups_of(optimizer: torch.optim.Optimizer, twins: Mapping[int, torch.Tensor]) -> list[dict[str, Any]]:
+    """Return the optimizer's groups with twins, by id of the parameter, in place of the parameters that have one."""
     groups = []
     for group in optimizer.param_groups:
         settings = {key: value for key, value in group.items() if key != "params"}
         chosen = [twins[id(parameter)] for parameter in group["params"] if id(parameter) in twins]
         groups.append({**settings, "params": chosen})
-    if not any(group["params"] for group in groups):
-        raise UserError(f"the {type(optimizer).__name__} holds none of the model's parameters: make it of this model's")
-    return type(optimizer)(groups, **{k: v for k, v in optimizer.defaults.items() if k == "lr"})
+    return groups
+
+
+def state_of(optimizer: torch.optim.Optimizer, twins: Mapping[int, torch.Tensor]) -> defaultdict[Any, Any]:
+    """Return copies of what the optimizer keeps, under the twin of each parameter; what it has not made yet it will."""
+    state: defaultdict[Any, Any] = defaultdict(dict)
+    for key, kept in optimizer.state.items():
+        if not isinstance(key, torch.Tensor):
+            state[key] = copy.copy(kept)
+        elif id(key) in twins:
+            tensors = {name: value.detach().clone() for name, value in kept.items() if isinstance(value, torch.Tensor)}
+            state[twins[id(key)]] = {name: tensors.get(name, value) for name, value in kept.items()}
+    return state
 
 
 def own_loss(output: Any) -> tuple[torch.Tensor, str | None]:

@@ -6,6 +6,7 @@ and the rule must give what the numbers counted.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from counting import (
 from dispatching import backward_of
 from torch import Tensor
 
+from torchledger import analyze
 from torchledger.pricing.convention import State
 from torchledger.pricing.full import price
 
@@ -146,23 +148,27 @@ def test_linear_layers_are_two_products() -> None:
 # --- attention ---------------------------------------------------------------------------------------------------
 
 
-def attention_backward(g: Array, q: Array, k: Array, v: Array) -> Any:
-    """One head after the other, the probabilities kept from the forward."""
+def attention_backward(g: Array, q: Array, k: Array, v: Array, wanted: Sequence[bool] = (True, True, True)) -> Any:
+    """One head after the other, the probabilities kept from the forward; the gradients that are wanted."""
     scale = 1 / math.sqrt(q.shape[-1])
     dq, dk, dv = zeros(*q.shape), zeros(*k.shape), zeros(*v.shape)
     for head in np.ndindex(q.shape[:2]):
         kept = (values(q[head]) @ values(k[head]).T * scale).softmax(-1)
         p = numbers(kept)
         for i, j in np.ndindex(p.shape):
-            for d in range(v.shape[-1]):
+            for d in range(v.shape[-1] if wanted[2] else 0):
                 dv[head][j, d] = dv[head][j, d].plus_product(p[i, j], g[head][i, d])
+        if not any(wanted[:2]):
+            continue
         dp = np.array([[product_sum(g[head][i], v[head][j]) for j in range(p.shape[1])] for i in range(p.shape[0])])
         ds = np.array([softmax_backward(dp[i], p[i]) for i in range(p.shape[0])])
         ds = np.array([[one * scale for one in row] for row in ds])
         for i, j in np.ndindex(p.shape):
             for d in range(q.shape[-1]):
-                dq[head][i, d] = dq[head][i, d].plus_product(ds[i, j], k[head][j, d])
-                dk[head][j, d] = dk[head][j, d].plus_product(ds[i, j], q[head][i, d])
+                if wanted[0]:
+                    dq[head][i, d] = dq[head][i, d].plus_product(ds[i, j], k[head][j, d])
+                if wanted[1]:
+                    dk[head][j, d] = dk[head][j, d].plus_product(ds[i, j], q[head][i, d])
     return dq, dk, dv
 
 
@@ -173,6 +179,39 @@ def test_attention(shapes: Any) -> None:
     # twice the forward's macs; reads the gradient, q, k, v; writes theirs
     assert amounts["bytes_read"] == 4 * (given[0].numel() + sum(t.numel() for t in given))
     assert amounts["bytes_written"] == 4 * sum(t.numel() for t in given)
+
+
+@pytest.mark.parametrize("wanted", list(itertools.product((False, True), repeat=3))[1:])
+def test_attention_of_what_needs_no_gradient(wanted: tuple[bool, bool, bool]) -> None:
+    shapes = ((2, 1, 3, 4), (2, 1, 5, 4), (2, 1, 5, 6))
+    given = [
+        random(*shape, seed=index).requires_grad_(wants)
+        for index, (shape, wants) in enumerate(zip(shapes, wanted, strict=True))
+    ]
+    ledger = analyze(Attention(), *given, training=True)
+    (operation,) = [one for one in ledger.record.operations if one.name == "scaled_dot_product_attention_backward"]
+    q, k, v = (tensor.detach() for tensor in given)
+    with counting() as counts:
+        results = attention_backward(numbers(torch.ones(2, 1, 3, 6)), numbers(q), numbers(k), numbers(v), wanted)
+    F.scaled_dot_product_attention(*given).sum().backward()
+    for tensor, result in zip(given, results, strict=True):
+        if tensor.grad is not None:
+            torch.testing.assert_close(values(result).reshape(tensor.shape), tensor.grad, rtol=1e-4, atol=1e-5)
+    amounts = price(operation).amounts
+    assert (amounts["macs"], amounts["flops"]) == (counts["macs"], flops(counts))
+    sizes = [tensor.numel() for tensor in given]
+    assert amounts["bytes_written"] == 4 * sum(n for n, wants in zip(sizes, wanted, strict=True) if wants)
+    # the one value of the gradient, which is spread; the values only for that of the scores
+    assert amounts["bytes_read"] == 4 * (1 + sizes[0] + sizes[1] + any(wanted[:2]) * sizes[2])
+
+
+class Attention(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))  # a step needs one that trains
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 # --- softmax, activations, losses ---------------------------------------------------------------------------------
@@ -554,6 +593,8 @@ def test_embedding_bags() -> None:
     ]
     # 6 rows of 4, divided first for a mean; a maximum is one of each of 2 4 outputs
     assert [amounts["flops"] for amounts in by_mode] == [24, 2 * 24, 8]
+    # the gradient, 2 by 4; 6 indices and the bag of each; a mean: 2 bags' sizes; a maximum: 8 rows
+    assert [amounts["bytes_read"] for amounts in by_mode] == [32 + 8 * 12, 32 + 8 * 12 + 8 * 2, 32 + 8 * 8]
     function = lambda w, p: F.embedding_bag(places, w, mode="sum", per_sample_weights=p)  # noqa: E731
     weighted = price_of(name, function, random(5, 4), random(2, 3))
     weights = price_of("_embedding_bag_per_sample_weights_backward", function, random(5, 4), random(2, 3))

@@ -43,7 +43,7 @@ WITHOUT: tuple[tuple[str, str], ...] = (
     ),
     (
         "forward-mode gradients and vmap",
-        "glu_jvp glu_backward_jvp _fw_primal* _make_dual* _efficientzerotensor _new_zeros_with_same_feature_meta",
+        "glu_jvp glu_backward_jvp _fw_primal* _make_dual* _new_zeros_with_same_feature_meta",
     ),
     (
         "layouts and packs of weights for one kernel: made before a model runs, of no shape that others could read",

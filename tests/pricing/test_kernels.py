@@ -74,6 +74,24 @@ def test_dropout_in_the_backward_of_attention_takes_mask_and_scale() -> None:
     assert dropped["flops"] - made(name, [Q, K, V], **given)["flops"] == 2 * SCORES
 
 
+def test_the_gradient_of_a_mask_goes_through_the_scores_and_is_written() -> None:
+    name, given = BACKWARD[2]
+    mask = tensor(2, 4, 3, 5)
+    amounts = made(name, [mask], **{**given, "attn_bias": mask, "grad_input_mask": (False, False, False, True)})
+    assert amounts["macs"] == SCORES * 6, "dP, of the values' width"
+    assert amounts["bytes_written"] == 4 * SCORES
+
+
+def test_a_masked_softmax_without_a_dimension_takes_the_last() -> None:
+    """5 n - 2 a row of n = 6, backward 4 n - 1; of the 4 by 3 rows."""
+    x, mask = tensor(4, 3, 6), tensor(4, 3, 6, dtype="bool")
+    for dim in (None, -1, 2):
+        assert made("_masked_softmax", [x], self=x, mask=mask, dim=dim, mask_type=None)["flops"] == 12 * (5 * 6 - 2)
+        back = made("_masked_softmax_backward", [x], grad_output=x, output=x, mask=mask, dim=dim)
+        assert back["flops"] == 12 * (4 * 6 - 1)
+    assert made("_masked_softmax", [x], self=x, mask=mask, dim=0, mask_type=None)["flops"] == 18 * (5 * 4 - 2)
+
+
 def test_fewer_heads_of_keys_add_up_in_their_gradients() -> None:
     narrow = {"key": tensor(2, 2, 5, 8), "value": tensor(2, 2, 5, 6)}
     name, given = BACKWARD[0]

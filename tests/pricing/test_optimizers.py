@@ -16,7 +16,7 @@ from torch import Tensor
 from torchledger.pricing import full
 from torchledger.pricing.convention import State
 from torchledger.pricing.full import price
-from torchledger.pricing.optimizers import LISTED, NAMED_OTHERWISE
+from torchledger.pricing.optimizers import LISTED, NAMED_OTHERWISE, singles
 from torchledger.record import Operation
 
 aten = torch.ops.aten
@@ -108,6 +108,33 @@ def test_scalars_and_one_tensor_for_all() -> None:
     assert (squared["flops"], squared["bytes_read"]) == (3 * ELEMENTS, 2 * 4 * ELEMENTS)
 
 
+def test_a_number_to_the_power_of_a_list() -> None:
+    amounts = price(one_of(lambda: torch._foreach_pow(2.0, tensors()), "_foreach_pow")).amounts
+    assert (amounts["flops"], amounts["bytes_read"], amounts["bytes_written"]) == (ELEMENTS, 4 * ELEMENTS, 4 * ELEMENTS)
+
+
+def test_a_list_without_tensors_is_not_known() -> None:
+    found = one_of(lambda: torch._foreach_mul_(tensors(), 2.0), "_foreach_mul_")
+    assert price(Operation(found.name, {"self": 2.0, "scalar": 2.0}, (), ())).state is State.UNKNOWN
+
+
+def test_equal_tensors_are_priced_once() -> None:
+    """Every tensor of a list costs what it does alone: those that are like another, and those that are not."""
+    shapes = [(3, 4), (5,), (3, 4), (3, 4), (5,), (4, 3)]
+    left, right = [positive(*shape) for shape in shapes], [positive(*shape) for shape in shapes]
+    right[2] = left[2]  # read once
+    operation = one_of(
+        lambda: torch._foreach_addcmul(left, left, right, [1.0, 2.0, 3.0, 1.0, 2.0, 1.0]), "_foreach_addcmul"
+    )
+    assert sorted(times for _, times in singles(operation)) == [1, 1, 2, 2]
+    amounts = price(operation).amounts
+    # product and sum 2, and 1 for a factor that is not 1: of the second, third and fifth tensor
+    assert amounts["flops"] == sum(12 if len(shape) > 1 else 5 for shape in shapes) * 2 + 5 + 12 + 5
+    elements = [12, 5, 12, 12, 5, 12]
+    # self is tensor1 too; of the third one all three are the same
+    assert amounts["bytes_read"] == 4 * (2 * sum(elements) - 12)
+
+
 def test_every_rule_of_lists_is_tested() -> None:
     listed = {name for name in full.RULES if name.startswith("_foreach_")}
     tested = {f"_foreach_{name}" for name in (*LISTED, *NAMED_OTHERWISE)}
@@ -169,8 +196,8 @@ def test_fused_adam(decoupled: bool, amsgrad: bool, decay: float) -> None:
     [
         (0.0, False, 0.0, False, 2),  # p - lr g
         (0.0, False, 0.1, False, 4),  # g + w p
-        (0.9, False, 0.0, False, 5),  # m b + (1 - d) g
-        (0.9, True, 0.0, False, 7),  # g + m b
+        (0.9, False, 0.0, False, 4),  # m b + g
+        (0.9, True, 0.0, False, 6),  # g + m b
         (0.9, False, 0.0, True, 2),  # b = g
     ],
 )
@@ -186,6 +213,15 @@ def test_fused_sgd(momentum: float, nesterov: bool, decay: float, is_first: bool
     held = bool(momentum)
     assert amounts["bytes_read"] == 4 * ELEMENTS * (2 + (held and not is_first))
     assert amounts["bytes_written"] == 4 * ELEMENTS * (1 + held)
+
+
+def test_dampening_multiplies_the_gradient() -> None:
+    options = {"weight_decay": 0.0, "momentum": 0.9, "lr": 0.1, "dampening": 0.5, "nesterov": False}
+    operation = one_of(
+        lambda: aten._fused_sgd_(tensors(), tensors(1), tensors(3), **options, maximize=False, is_first_step=False),
+        "_fused_sgd_",
+    )
+    assert price(operation).amounts["flops"] == 5 * ELEMENTS, "m b + (1 - d) g 3, p - lr b 2"
 
 
 def test_fused_adagrad() -> None:
@@ -229,6 +265,40 @@ def test_scaling_of_gradients() -> None:
 
 
 # --- whole steps -------------------------------------------------------------------------------------------------
+
+# flops an element; a fused kernel also has some a tensor
+SAME_STEPS: list[tuple[str, dict[str, Any], int]] = [
+    ("SGD", {}, 2),  # p - lr g
+    ("SGD", {"weight_decay": 0.1}, 4),  # g + w p
+    ("SGD", {"momentum": 0.9}, 4),  # m b + g
+    ("SGD", {"momentum": 0.9, "dampening": 0.1}, 5),  # m b + (1 - d) g
+    ("SGD", {"momentum": 0.9, "nesterov": True}, 6),  # g + m b
+    ("SGD", {"maximize": True}, 3),
+    ("Adam", {}, 13),  # m 3, v 4, root 1, bias 1, eps 1, quotient, rate and difference 3
+    ("Adam", {"weight_decay": 0.1}, 15),
+    ("Adam", {"amsgrad": True}, 14),
+    ("AdamW", {"weight_decay": 0.1}, 14),
+    ("Adagrad", {}, 7),  # s + g g 2, root 1, eps 1, quotient, rate and difference 3
+    ("Adagrad", {"weight_decay": 0.1}, 9),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "expected"), SAME_STEPS)
+def test_a_step_has_one_count_however_it_is_taken(kind: str, options: dict[str, Any], expected: int) -> None:
+    for form in ({"foreach": False}, {"foreach": True}, {"fused": True}):
+        parameters = [torch.nn.Parameter(torch.rand(100, 100))]
+        optimizer = getattr(torch.optim, kind)(parameters, lr=0.01, **options, **form)
+
+        def step(parameters: Any = parameters, optimizer: Any = optimizer) -> None:
+            parameters[0].grad = torch.ones(100, 100)
+            optimizer.step()
+
+        step()  # makes the states
+        found = [price(one) for one in dispatched(step) if one.name not in ("ones", "ones_like")]
+        assert State.UNKNOWN not in [one.state for one in found]
+        flops = sum(one.amounts["flops"] for one in found if one.state is State.PRICED)
+        assert flops // 10_000 == expected and flops % 10_000 <= 8, (form, flops)
+
 
 FOREACH = "SGD Adam AdamW RMSprop Adagrad Adadelta NAdam RAdam".split()
 OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [

@@ -83,7 +83,7 @@ def explain(error: BaseException, scopes: Scopes, recorder: Recorder) -> Diagnos
     return Diagnosis(f"{path}: {reason}{inputs}{raised_at(error)}", call)
 
 
-_NO_KERNEL = ("'Meta' backend", "Meta kernel", "Cannot copy out of meta tensor")
+_NO_KERNEL = ("Meta' backend", "Meta kernel", "Cannot copy out of meta tensor")
 
 
 def _needs_values(error: BaseException, failed: FailedOperation) -> bool:

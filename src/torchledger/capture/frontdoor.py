@@ -140,6 +140,16 @@ def _new_tensor(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs:
     return made
 
 
+def _as_tensor(door: FrontDoor, func: Callable[..., Any], data: Any, *args: Any, **kwargs: Any) -> Any:
+    """Take an array of numpy's as it lies: under a mode, torch would copy it."""
+    is_array = type(data).__module__ == "numpy" and type(data).__name__ == "ndarray"
+    if door.recorder.is_real or not is_array or not kwargs.keys() <= {"dtype", "device"}:
+        return _new_tensor(door, func, data, *args, **kwargs)
+    made = torch.from_numpy(data)
+    dtype = args[0] if args else kwargs.get("dtype")
+    return made if dtype in (None, made.dtype) else made.to(dtype)
+
+
 def _new_tensor_like(door: FrontDoor, func: Callable[..., Any], like: torch.Tensor, data: Any, **kwargs: Any) -> Any:
     """Make a constant whose values stay known: torch would write them to meta where no mode sees them."""
     made = torch.tensor(data, dtype=kwargs.pop("dtype", None) or like.dtype, **{**kwargs, "device": None})
@@ -333,8 +343,8 @@ _TABLE: dict[Any, Callable[..., Any]] = {
     torch.Tensor.is_cuda.__get__: _lies_on("cuda"),  # type: ignore[attr-defined]
     torch.Tensor.new_tensor: _new_tensor_like,
     torch.tensor: _new_tensor,
-    torch.as_tensor: _new_tensor,
-    torch.asarray: _new_tensor,
+    torch.as_tensor: _as_tensor,
+    torch.asarray: _as_tensor,
     torch.Tensor.to: _to,
     torch.Tensor.cpu: _move,
     torch.Tensor.cuda: _move,

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from torchledger.capture.interrupts import uninterrupted
-from torchledger.capture.twins import Copies, Twins
+from torchledger.capture.twins import Copies, Twins, gradient_hooks
 
 # What can hold nothing of the user's that changes in place, or is twinned on its own: most values that a module has.
 _TENSORS = (torch.Tensor, nn.Parameter)
@@ -72,8 +72,7 @@ class Swapped:
         steps += [functools.partial(_put_back, holder, content) for holder, content in self._saved]
         steps += [functools.partial(_put_back_slot, *slot) for slot in self._slots]
         steps += self._others
-        if isinstance(self._stand_ins, Copies):
-            steps.append(self._stand_ins.put_back)
+        steps.append(self._stand_ins.put_back)
         errors: list[Exception] = []
         for step in steps:
             try:
@@ -191,6 +190,7 @@ class Swapped:
                     if issubclass(type(value), torch.Tensor):
                         with contextlib.suppress(NotImplementedError, RuntimeError):
                             type(content).__setitem__(holder, index, stand_in(value))
+        self._saved += [(hooks, dict(hooks)) for tensor, _ in self._stand_ins.pairs for hooks in gradient_hooks(tensor)]
         for holder, name, value in self._slots:
             if issubclass(type(value), torch.Tensor):
                 with contextlib.suppress(NotImplementedError, RuntimeError):

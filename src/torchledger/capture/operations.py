@@ -137,11 +137,11 @@ def sharing(tensors: list[torch.Tensor], storages: list[int]) -> Any:
     """Return which tensors share one of `storages`, and how far apart they lie in it; None where none do."""
     if len(set(storages)) == len(storages):
         return None
-    first: dict[int, torch.Tensor] = {}
+    first: dict[int, tuple[int, torch.Tensor]] = {}
     pattern = []
-    for tensor, storage in zip(tensors, storages, strict=True):
-        base = first.setdefault(storage, tensor)
-        pattern.append((storages.index(storage), tensor.storage_offset() - base.storage_offset(), tensor is base))
+    for index, (tensor, storage) in enumerate(zip(tensors, storages, strict=True)):
+        place, base = first.setdefault(storage, (index, tensor))
+        pattern.append((place, tensor.storage_offset() - base.storage_offset(), tensor is base))
     return tuple(pattern)
 
 

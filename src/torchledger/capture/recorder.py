@@ -461,6 +461,8 @@ class Recorder(TorchDispatchMode):
         except Exception as error:
             self._failed(error, kind.name or str(func), given, arguments_of(kind, args, kwargs))
             raise
+        if self._twins is None and "output_mask" in kind.parameters:
+            result = _asked_for(kind, args, kwargs, result)
         container = None if isinstance(result, torch.Tensor) else type(result)
         listed = [result] if container is None else list(result) if container in (tuple, list) else []
         returned = tensors_in(result)
@@ -608,3 +610,11 @@ class Recorder(TorchDispatchMode):
             if kwargs.get("pin_memory"):
                 kwargs = {**kwargs, "pin_memory": False}
         return args, kwargs
+
+
+def _asked_for(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+    """Return the gradients that `output_mask` asks for: some kernels (mkldnn's convolution) hand out others too."""
+    mask = (dict(zip(kind.parameters, args, strict=False)) | kwargs)["output_mask"]
+    if not isinstance(result, tuple) or len(result) != len(mask):
+        return result
+    return tuple(gradient if wants else None for gradient, wants in zip(result, mask, strict=True))

@@ -73,17 +73,21 @@ def classify(returned: list[torch.Tensor], tensors: list[torch.Tensor]) -> tuple
     storage between them, another dtype's view or another layout cannot be replayed.
     """
     outputs = []
-    storages = [_storage(tensor) for tensor in tensors]
+    places: dict[int, int] = {}  # by id and by storage: the first argument; lists of thousands come in
+    storages: dict[int, int] = {}
+    for index, given in enumerate(tensors):
+        places.setdefault(id(given), index)
+        storages.setdefault(_storage(given), index)
     fresh: set[int] = set()
     can_replay = True
     for tensor in returned:
         strided = tensor.layout == torch.strided
-        source = next((index for index, given in enumerate(tensors) if given is tensor), None)
+        source = places.get(id(tensor))
         is_argument, offset = source is not None, 0
         if source is None:
             storage = _storage(tensor)
             if storage in storages and storage:
-                source = storages.index(storage)
+                source = storages[storage]
                 offset = int(tensor.storage_offset() - tensors[source].storage_offset())
                 can_replay &= tensor.dtype == tensors[source].dtype and tensor.is_conj() == tensors[source].is_conj()
                 can_replay &= tensor.is_neg() == tensors[source].is_neg()

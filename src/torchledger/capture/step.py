@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchledger.capture.inner_steps import inherit_state, inner_steps
 from torchledger.capture.recorder import Recorder
 from torchledger.capture.twins import Copies, Twins
 from torchledger.errors import UserError
@@ -22,7 +23,18 @@ def step(
     The step is one of the steady state: the optimizer takes a first, unbooked step, in which it makes its state, and
     that state counts as there from the start.
     """
-    parameters = _trained(model)
+    with inner_steps(recorder, stand_ins):
+        return _after(loss, _trained(model), training, recorder, stand_ins)
+
+
+def _after(
+    loss: torch.Tensor,
+    parameters: list[nn.Parameter],
+    training: Training,
+    recorder: Recorder,
+    stand_ins: Twins | Copies,
+) -> torch.optim.Optimizer | None:
+    """Book what comes after the loss; return the optimizer."""
     recorder.phase = "backward"
     loss.backward()  # type: ignore[no-untyped-call]
     for parameter in parameters:
@@ -34,9 +46,7 @@ def step(
             optimizer = training.optimizer({id(user): twin for user, twin in stand_ins.pairs}, parameters)
             undecided = _in_one_go(optimizer)
             optimizer.step()
-        for owner, state in optimizer.state.items():
-            tensors = (value for value in state.values() if isinstance(value, torch.Tensor))
-            recorder.inherit(tensors, "optimizer", recorder.owner_of(owner))
+        inherit_state(recorder, optimizer)
         optimizer.step()
         if undecided:
             recorder.record.one_by_one = _one_by_one(optimizer, recorder)

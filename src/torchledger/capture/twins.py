@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +27,14 @@ class Twins:
         # By storage: a twin that owns all of its storage. The user's is held, so that its address stays its own; one
         # that came up on the way is held weakly.
         self._bases: dict[int, tuple[object, torch.Tensor]] = {}
+        self._versions: list[tuple[weakref.ref[torch.Tensor], int]] = []
+
+    def put_back(self) -> None:
+        """Return autograd's count of writes: it rises where forward writes to a tensor of the user's, twin or not."""
+        for held, version in reversed(self._versions):
+            tensor = held()
+            if tensor is not None and tensor._version != version:
+                torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
 
     def of_passing(self, tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
         """Return the twin of a tensor that came up on the way, and whether its storage did. Holds both weakly."""
@@ -83,6 +92,8 @@ class Twins:
         if is_lazy(tensor):
             dtype = self._dtype if id(tensor) in self._cast and tensor.dtype.is_floating_point else tensor.dtype
             return type(tensor)(tensor.requires_grad, device="meta", dtype=dtype)  # type: ignore[arg-type, call-arg]
+        if not tensor.is_inference():
+            self._versions.append((weakref.ref(tensor), tensor._version))
         plain = tensor.detach()
         cast = id(tensor) in self._cast and plain.is_floating_point()
         if cast or plain.layout != torch.strided:
@@ -157,6 +168,7 @@ class Aside:
 
     values: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)  # by storage: all of it, a copy
     generators: dict[int, tuple[torch.Generator, torch.Tensor]] = field(default_factory=dict)
+    versions: dict[int, tuple[torch.Tensor, int]] = field(default_factory=dict)  # by id of a tensor: how often written
 
 
 class Copies:
@@ -188,7 +200,10 @@ class Copies:
         if id(tensor) in self._made:
             return tensor
         if known is None:
-            plain = self._values.filled(tensor).detach()
+            filled = self._values.filled(tensor)
+            # A detached tensor would count what is written to it as written to the user's own, which a graph of the
+            # user's may still need.
+            plain = filled.data if isinstance(tensor, nn.Parameter) else filled.detach()
             if id(tensor) in self._cast and plain.is_floating_point():
                 plain = plain.to(self._dtype)
             if isinstance(tensor, nn.Parameter):
@@ -221,9 +236,11 @@ class Copies:
         return list(self._by_tensor.values())
 
     def before_write(self, tensor: torch.Tensor) -> None:
-        """Set the values in the storage of `tensor` aside."""
+        """Set the values in the storage of `tensor` aside, and how often it was written to."""
         if tensor.layout != torch.strided:
             return
+        if not tensor.is_inference():
+            self._aside.versions.setdefault(id(tensor), (tensor, tensor._version))
         storage = tensor.untyped_storage()
         if storage._cdata not in self._aside.values:
             whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
@@ -235,11 +252,21 @@ class Copies:
             self._aside.generators[id(generator)] = (generator, generator.get_state())
 
     def put_back(self) -> None:
-        """Return the values and states that were set aside."""
+        """Return the values and states that were set aside; what was written to is then as if it had not been."""
         for whole, values in self._aside.values.values():
             whole.copy_(values)
+        for tensor, version in reversed(self._aside.versions.values()):  # a view shares its count with its base
+            torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
         for generator, state in self._aside.generators.values():
             generator.set_state(state)
+
+
+def gradient_hooks(tensor: torch.Tensor) -> list[dict[Any, Any]]:
+    """Return what is called with a gradient of `tensor`: before it is added up, and after."""
+    return [hooks for name in _GRADIENT_HOOKS if (hooks := getattr(tensor, name))]
+
+
+_GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def _parameter(like: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
@@ -250,4 +277,7 @@ def _parameter(like: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
         parameter.__class__ = type(like)
     if like.__dict__:
         parameter.__dict__.update(like.__dict__)
+    for name in _GRADIENT_HOOKS:  # the same dicts, which `Swapped` puts back
+        if hooks := getattr(like, name):
+            setattr(parameter, name, hooks)
     return parameter

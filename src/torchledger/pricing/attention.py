@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from torchledger.pricing import rules as r
+from torchledger.pricing.backward import masks
 from torchledger.record import Operation, TensorInfo
 
 Scores = Callable[[Operation], tuple[int, int]]  # rows of scores, and their length
@@ -65,21 +66,43 @@ def forward_flops(scores: Scores) -> r.Formula:
     return flops
 
 
+def wanted(operation: Operation) -> tuple[bool, bool, bool, bool]:
+    """Return which gradients are wanted: of query, key, value and an added mask."""
+    query, key, value, mask = masks(operation, 4)
+    return query, key, value, mask
+
+
+def wants_scores(operation: Operation) -> bool:
+    """Whether the gradient goes back through the scores: the value's own does not."""
+    query, key, _, mask = wanted(operation)
+    return query or key or mask
+
+
 def backward_macs(scores: Scores) -> r.Formula:
-    """Return dV = P' dO and dP = dO V' of width Ev, dQ = dS K and dK = dS' Q of width E: twice the forward's.
+    """Return dV = P' dO and dP = dO V' of width Ev, dQ = dS K and dK = dS' Q of width E: twice the forward's, less
+    what nobody wants.
 
     P is taken as kept. That a flash kernel computes it again, a fifth product, is its choice and not counted: the
     same model costs the same wherever it runs.
     """
-    return lambda operation: 2 * forward_macs(scores)(operation)
+
+    def macs(operation: Operation) -> int:
+        rows, columns = scores(operation)
+        query, key, value, _ = wanted(operation)
+        width, width_of_values = r.need(operation, "query").shape[-1], r.need(operation, "value").shape[-1]
+        return rows * columns * (width * (query + key) + width_of_values * (value + wants_scores(operation)))
+
+    return macs
 
 
 def backward_flops(scores: Scores) -> r.Formula:
-    """Return 2 macs; dS = P (dP - sum(P dP)): 4 S - 1 a row; scale 1, dropout 2 a score; an added mask takes
-    nothing."""
+    """Return 2 macs; dS = P (dP - sum(P dP)): 4 S - 1 a row; scale 1, dropout 2 a score, where the scores have a
+    gradient; an added mask takes nothing."""
 
     def flops(operation: Operation) -> int:
         rows, columns = scores(operation)
+        if not wants_scores(operation):
+            return 2 * backward_macs(scores)(operation)
         dropped = 2 * bool(operation.arguments.get("dropout_p"))
         softmax = max(rows * (4 * columns - 1), 0) if columns else 0
         return 2 * backward_macs(scores)(operation) + rows * columns * (1 + dropped) + softmax
@@ -90,16 +113,23 @@ def backward_flops(scores: Scores) -> r.Formula:
 INPUTS = ("query", "key", "value", "attn_mask", "attn_bias", "bias")
 
 
+def gradient_bytes_read(operation: Operation) -> int:
+    """Gradient, query, key, value, mask; no value where its own gradient alone is wanted."""
+    names = INPUTS if wants_scores(operation) else tuple(name for name in INPUTS if name != "value")
+    return r.bytes_of("grad_out", "grad_out_", *names)(operation)
+
+
 def gradients_bytes(operation: Operation) -> int:
-    """Gradients of query, key and value."""
-    return sum(output.tensor.distinct_bytes for output in operation.outputs[:3])
+    """Gradients of query, key and value, and of an added mask."""
+    return sum(output.tensor.distinct_bytes for output in operation.outputs[:4])
 
 
 def _table() -> dict[str, r.Rule]:
     forward = "2 macs, scale 1 a score, softmax 5 S - 2 a row, mask 1 a score, dropout 2 a score"
     backward = (
-        "four products, dV = P' dO, dP = dO V', dQ = dS K, dK = dS' Q: twice the forward's macs; 2 macs, softmax "
-        "4 S - 1 a row, scale 1 a score, dropout 2 a score; scores are taken as kept, not computed again"
+        "four products, dV = P' dO, dP = dO V', dQ = dS K, dK = dS' Q: twice the forward's macs, less what nobody "
+        "wants; 2 macs, softmax 4 S - 1 a row, scale 1 a score, dropout 2 a score; scores are taken as kept, not "
+        "computed again"
     )
     table: dict[str, r.Rule] = {}
     kinds: tuple[tuple[str, str, Scores, str], ...] = (
@@ -130,7 +160,7 @@ def _table() -> dict[str, r.Rule]:
             backward + note,
             backward_macs(scores),
             backward_flops(scores),
-            r.bytes_of("grad_out", "grad_out_", *INPUTS, said="gradient, query, key, value, mask"),
+            gradient_bytes_read,
             gradients_bytes,
             primary=0,
         )

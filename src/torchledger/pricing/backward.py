@@ -198,6 +198,20 @@ def embedding_bag(operation: Operation) -> int:
     return _bag_elements(operation) * (2 if mode == 1 else 1)
 
 
+def embedding_bag_bytes(operation: Operation) -> int:
+    """Gradient; indices, the bag of each, weights, for a mean the bags' sizes; for a maximum the rows it was in."""
+    mode = operation.arguments.get("mode")
+    if mode == 2:
+        return r.bytes_of("grad", "maximum_indices")(operation)
+    named = ("grad", "indices", "per_sample_weights", *(("bag_size",) if mode == 1 else ()))
+    return r.bytes_of(*named)(operation) + _bag_of_each(operation)
+
+
+def _bag_of_each(operation: Operation) -> int:
+    """Return the bytes of the bag that each index belongs to, whether a device keeps them or finds them again."""
+    return r.need(operation, "indices").distinct_bytes
+
+
 def embedding_bag_weights_macs(operation: Operation) -> int:
     """The weight of a row gets the product of the row and its bag's gradient."""
     return _bag_elements(operation)
@@ -206,7 +220,7 @@ def embedding_bag_weights_macs(operation: Operation) -> int:
 def embedding_bag_weights_bytes(operation: Operation) -> int:
     """Gradient, indices, bags, and a row of the table for each index."""
     table = r.need(operation, "weight")
-    others = r.bytes_of("grad", "indices", "offset2bag")(operation)
+    others = r.bytes_of("grad", "indices")(operation) + _bag_of_each(operation)
     return others + r.need(operation, "indices").elements * table.shape[-1] * table.item_size
 
 
@@ -289,14 +303,7 @@ def _table() -> dict[str, r.Rule]:
         "weighted: 2 macs; else 1 an element of each row, a mean 2; a maximum 1 an element of the gradient",
         embedding_bag,
         embedding_bag_macs,
-        read=r.bytes_of(
-            "grad",
-            "indices",
-            "offset2bag",
-            "maximum_indices",
-            "per_sample_weights",
-            said="gradient, indices, bags, weights",
-        ),
+        read=embedding_bag_bytes,
     )
     table["_embedding_bag_per_sample_weights_backward"] = r.gradient(
         "2 macs: a row by the gradient of its bag",

@@ -20,13 +20,13 @@ FREE_OPERATIONS = frozenset(
     _assert_scalar _assert_tensor_metadata sym_constrain_range sym_constrain_range_for_size _linalg_check_errors
     slice_inverse is_set_to _has_same_storage_numel _fused_sdp_choice _use_cudnn_ctc_loss _use_miopen_ctc_loss
     q_scale q_zero_point q_per_channel_axis qscheme _empty_affine_quantized _empty_per_channel_affine_quantized
-    empty_quantized
+    empty_quantized _efficientzerotensor
     """.split()
 )
 
 # One floating-point operation for each output element, whatever the function (exp, comparison, activation alike).
 POINTWISE = """
-    add sub mul div rsub neg abs sign sgn reciprocal sqrt rsqrt square exp exp2 expm1 log log2 log10 log1p pow
+    mul div neg abs sign sgn reciprocal sqrt rsqrt square exp exp2 expm1 log log2 log10 log1p pow
     float_power sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh sigmoid logit erf erfc erfinv lgamma
     digamma polygamma igamma igammac i0 special_entr special_erfcx special_i0 special_i0e special_i1 special_i1e
     special_ndtri special_log_ndtr special_xlog1py special_zeta xlogy logaddexp logaddexp2 hypot fmod remainder floor
@@ -47,7 +47,6 @@ POINTWISE = """
 
 # (operations, flops an output element, derivation)
 FUSED_POINTWISE: tuple[tuple[str, int, str], ...] = (
-    ("addcmul addcdiv", 3, "product or quotient, times value, plus self"),
     ("lerp", 3, "end - start, times weight, plus start"),
     ("glu", 2, "sigmoid and product"),
     ("polar", 4, "cosine, sine, and a product each"),
@@ -245,6 +244,14 @@ def _table() -> dict[str, r.Rule]:
         )
     for name in POINTWISE:
         table[name] = r.rule("1 an output element (floating point)", r.per_output(1))
+    for name in ("add", "sub", "rsub"):
+        table[name] = r.rule(
+            "1 an output element (floating point), 2 where alpha, a factor of one side, is not 1", r.scaled_addition
+        )
+    for name in ("addcmul", "addcdiv"):
+        table[name] = r.rule(
+            "2 an output element: product or quotient, plus self; 3 where value, a factor, is not 1", r.scaled_product
+        )
     for name in ("rrelu_with_noise", "log_sigmoid_forward"):  # the noise and the buffer are written, not read
         table[name] = r.rule("1 an output element", r.per_output(1), read=r.first_bytes, primary=1)
     for names, amount, text in FUSED_POINTWISE + INTERPOLATED:

@@ -6,7 +6,9 @@ Those in place return nothing: what they write is the list `self`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torchledger.pricing import rules as r
 from torchledger.record import Operation, OutputInfo, TensorInfo, TensorRef
@@ -21,57 +23,80 @@ NAMED_OTHERWISE = {"norm": "linalg_vector_norm", "powsum": "linalg__powsum"}
 SINGLE_NAMES = {"tensors1": "end", "weights": "weight", "scalars": "value"}
 
 
-def singles(operation: Operation) -> list[Operation]:
+def singles(operation: Operation) -> list[tuple[Operation, int]]:
     """Return the operation apart: one for each tensor of its lists, as the operation for one tensor takes it.
 
-    Raise LookupError where no list holds a tensor.
+    Equal ones stand together, with their number: the layers of a large model are few kinds of them.
     """
     name = operation.name.removeprefix("_foreach_")
     name = NAMED_OTHERWISE.get(name, name)
     lists = {key: value for key, value in operation.arguments.items() if isinstance(value, tuple)}
-    # In 2 ** [x, y] it is not `self` that is the list.
-    count = next((len(items) for items in lists.values() if any(isinstance(item, TensorRef) for item in items)), None)
-    if count is None:
+    tensors = [value for value in lists.values() if any(isinstance(one, TensorRef) for one in value)]
+    if not tensors:
         raise LookupError(f"{operation.name} has no list of tensors")
-    apart = []
-    for place in range(count):
-        inputs: list[TensorInfo] = []
-        repeated: list[int] = []
-        arguments: dict[str, object] = {}
-        for key, value in operation.arguments.items():
-            one = lists[key][place] if key in lists else value
-            if isinstance(one, TensorRef):
-                if one.index in operation.repeated or (key not in lists and place):  # one scalar tensor for all
-                    repeated.append(len(inputs))
-                inputs.append(operation.inputs[one.index])
-                one = TensorRef(len(inputs) - 1)
-            arguments[SINGLE_NAMES.get(key, key)] = one
-        made = operation.outputs[place] if operation.outputs else OutputInfo(inputs[0], alias=0)
-        apart.append(Operation(name, arguments, tuple(inputs), (made,), tuple(repeated)))
-    return apart
+    again, shared = frozenset(operation.repeated), [key for key in operation.arguments if key not in lists]
+    first: dict[object, int] = {}
+    times: Counter[int] = Counter()
+    for place in range(len(tensors[0])):
+        kind: list[object] = [bool(place) and bool(shared), operation.outputs[place] if operation.outputs else None]
+        for value in lists.values():
+            one = value[place]
+            is_tensor = isinstance(one, TensorRef)
+            kind += (operation.inputs[one.index], one.index in again) if is_tensor else (type(one), one)
+        times[first.setdefault(tuple(kind), place)] += 1
+    return [(_single(operation, name, lists, place), count) for place, count in times.items()]
+
+
+def _single(operation: Operation, name: str, lists: Mapping[str, tuple[object, ...]], place: int) -> Operation:
+    """Return the operation of one place in the lists."""
+    inputs: list[TensorInfo] = []
+    repeated: list[int] = []
+    arguments: dict[str, object] = {}
+    for key, value in operation.arguments.items():
+        one = lists[key][place] if key in lists else value
+        if isinstance(one, TensorRef):
+            if one.index in operation.repeated or (key not in lists and place):  # one scalar tensor for all
+                repeated.append(len(inputs))
+            inputs.append(operation.inputs[one.index])
+            one = TensorRef(len(inputs) - 1)
+        arguments[SINGLE_NAMES.get(key, key)] = one
+    made = operation.outputs[place] if operation.outputs else OutputInfo(inputs[0], alias=0)
+    return Operation(name, arguments, tuple(inputs), (made,), tuple(repeated))
+
+
+@dataclass(frozen=True, slots=True)
+class ListRule(r.Rule):
+    """The rule of `_foreach_x`: that of x, `single`, for each tensor of the lists."""
+
+    single: r.Rule = field(kw_only=True)
+
+    def price(self, operation: Operation) -> dict[str, int]:
+        """As `Rule.price`, with the lists taken apart once: they may be thousands long."""
+        amounts: Counter[str] = Counter()
+        for one, times in singles(operation):
+            for name, amount in self.single.price(one).items():
+                amounts[name] += amount * times
+        return {**amounts, "activation_bytes": 0}
 
 
 def listed(single: r.Rule) -> r.Rule:
     """Return the rule of `_foreach_x` for that of x."""
 
     def total(amount: r.Formula) -> r.Formula:
-        return lambda operation: sum(amount(one) for one in singles(operation))
+        def one_by_one(operation: Operation) -> int:
+            """As one by one."""
+            return sum(amount(one) * times for one, times in singles(operation))
 
-    def read(operation: Operation) -> int:
-        """As one by one."""
-        return sum(single.bytes_read(one) for one in singles(operation))
+        return one_by_one
 
-    def written(operation: Operation) -> int:
-        """As one by one."""
-        return sum(single.bytes_written(one) for one in singles(operation))
-
-    return r.Rule(
+    return ListRule(
         "one by one: as the operation of that name for each tensor of the list",
         total(single.macs),
         total(lambda one: 2 * single.macs(one) if single.flops is None else single.flops(one)),
-        read,
-        written,
+        total(single.bytes_read),
+        total(single.bytes_written),
         primary=0,
+        single=single,
     )
 
 
@@ -110,11 +135,13 @@ def adam(decay: int) -> r.Formula:
 
 
 def sgd(operation: Operation) -> int:
-    """p - lr g 2; weight decay 2; momentum 3, 0 in the first step, which copies the gradient; Nesterov 2."""
+    """p - lr g 2; weight decay 2; momentum 2, with dampening 3, 0 in the first step, which copies the gradient;
+    Nesterov 2."""
     given = operation.arguments
     amount = 2 + _extras(operation) + 2 * bool(given.get("weight_decay"))
     if given.get("momentum"):
-        amount += 3 * (not given.get("is_first_step")) + 2 * bool(given.get("nesterov"))
+        followed = 2 + bool(given.get("dampening"))
+        amount += followed * (not given.get("is_first_step")) + 2 * bool(given.get("nesterov"))
     return amount * elements_of(operation)
 
 
@@ -152,7 +179,9 @@ def _table() -> dict[str, r.Rule]:
     adam_step = step(f"13 an element: {first}; weight decay 2, amsgrad 1, scaled 1, maximised 1; 7 a tensor", adam(2))
     adamw_step = step(f"13 an element: {first}; weight decay 1, amsgrad 1, scaled 1, maximised 1; 7 a tensor", adam(1))
     table = {"_fused_adam": adam_step, "_fused_adamw": adamw_step}
-    table["_fused_sgd"] = step("2 an element; weight decay 2, momentum 3, Nesterov 2, scaled 1, maximised 1", sgd)
+    table["_fused_sgd"] = step(
+        "2 an element; weight decay 2, momentum 2, dampened 3, Nesterov 2, scaled 1, maximised 1", sgd
+    )
     table["_fused_adagrad"] = step(
         "7 an element: square and add 2, root, eps, division, rate, difference 5; weight decay 2; 4 a tensor", adagrad
     )

@@ -502,6 +502,16 @@ def per_output(amount: int) -> Formula:
     return lambda operation: amount * out(operation).elements if is_arithmetic(operation) else 0
 
 
+def scaled_addition(operation: Operation) -> int:
+    """Return 1 an element, and 1 for the factor `alpha` of the second operand; a factor of 1 is not multiplied by."""
+    return per_output(1 + (operation.arguments.get("alpha", 1) != 1))(operation)
+
+
+def scaled_product(operation: Operation) -> int:
+    """Return 2 an element, product or quotient and addition, and 1 for the factor `value` where it is not 1."""
+    return per_output(2 + (operation.arguments.get("value", 1) != 1))(operation)
+
+
 def reduction(amount: int, per_result: int) -> Formula:
     """Return `amount` for each input element and `per_result` for each result: n - 1 for a sum is (1, -1)."""
 
