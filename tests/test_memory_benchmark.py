@@ -90,8 +90,9 @@ def test_adamw_keeps_two_moments_and_a_count_a_parameter(memory: ModuleType, two
     weights = WEIGHT1 + WEIGHT2
     state = 2 * weights + 2 * 4  # of two parameters
     assert second["held"] - first["held"] == state
-    # At the peak both gradients are there and a square root of each second moment; the output and the loss live on.
-    assert first["peak"] == first["held"] + weights + state + weights + OUT + 4
+    # At the peak both gradients are there, and of the larger weight the root of its second moment and a quotient; the
+    # output and the loss live on.
+    assert first["peak"] == first["held"] + weights + state + 2 * WEIGHT1 + OUT + 4
     assert first["phase"] == "optimizer" and first["peak"] == second["peak"]
 
 

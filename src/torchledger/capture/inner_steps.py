@@ -55,6 +55,7 @@ class _InnerSteps:
             with self._recorder.silent():
                 state = state_of(optimizer, self._stand_ins)
             optimizer.param_groups, optimizer.state = groups_of(optimizer, self._stand_ins), state
+            in_one_go(optimizer)
             self._inherit(optimizer)
         self._phases.append(self._recorder.phase)
         self._recorder.phase = "optimizer"
@@ -98,6 +99,18 @@ class _InnerSteps:
         for held, content in self._dicts:
             held.clear()
             held.update(content)
+
+
+def in_one_go(optimizer: torch.optim.Optimizer) -> bool:
+    """Have an optimizer that leaves it to torch take all parameters in one go, as torch does on a GPU; say whether."""
+    groups = optimizer.param_groups
+    undecided = all(
+        group.get("foreach", False) is None and not group.get("fused") and not group.get("differentiable")
+        for group in groups
+    )
+    for group in groups if undecided else ():
+        group["foreach"] = True
+    return undecided
 
 
 def inherit_state(recorder: Recorder, optimizer: torch.optim.Optimizer) -> None:

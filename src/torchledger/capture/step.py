@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchledger.capture.inner_steps import inherit_state, inner_steps
+from torchledger.capture.inner_steps import in_one_go, inherit_state, inner_steps
 from torchledger.capture.recorder import Recorder
 from torchledger.capture.twins import Copies, Twins
 from torchledger.errors import UserError
@@ -44,7 +44,7 @@ def _after(
         recorder.phase = "optimizer"
         with recorder.silent():
             optimizer = training.optimizer({id(user): twin for user, twin in stand_ins.pairs}, parameters)
-            undecided = _in_one_go(optimizer)
+            undecided = in_one_go(optimizer)
             optimizer.step()
         inherit_state(recorder, optimizer)
         optimizer.step()
@@ -52,18 +52,6 @@ def _after(
             recorder.record.one_by_one = _one_by_one(optimizer, recorder)
         optimizer.zero_grad()
     return optimizer
-
-
-def _in_one_go(optimizer: torch.optim.Optimizer) -> bool:
-    """Have an optimizer that leaves it to torch take all parameters in one go, as torch does on a GPU; say whether."""
-    groups = optimizer.param_groups
-    undecided = all(
-        group.get("foreach", False) is None and not group.get("fused") and not group.get("differentiable")
-        for group in groups
-    )
-    for group in groups if undecided else ():
-        group["foreach"] = True
-    return undecided
 
 
 def _one_by_one(optimizer: torch.optim.Optimizer, recorder: Recorder) -> int:
