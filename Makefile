@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types layers format bench learn coverage peers docs wheel clean FORCE
+.PHONY: help setup demo test lint types layers format bench learn memory coverage peers docs wheel clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-15s %s\n' "$$name" "$$text"; done
@@ -92,6 +92,9 @@ $(PEERS): benchmarks/peers_requirements.txt benchmarks/torchstat_requirements.tx
 	    && .venv-peers/$$name/bin/python -m pip install -q --no-deps -r $$file || exit 1; \
 	  done; } >.venv-peers/setup.log 2>&1 || { cat .venv-peers/setup.log >&2; echo "Set-up failed; see above." >&2; exit 1; }
 	@touch $@
+
+memory: setup  ## what real steps allocate on a CPU, beside what is predicted (some 40 minutes)
+	$(BIN)/python benchmarks/memory.py
 
 learn: setup  ## whether every network learns (some 17 minutes on one core)
 	$(BIN)/python benchmarks/learning.py

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -34,3 +38,31 @@ def test_flex_attention(masked: bool) -> None:
     assert not ledger.unknown and ledger.assumptions == [SCORES]
     step = analyze(Flex(masked), (32, 16), batch=2, training=True, loss=lambda output: output.sum())
     assert step.totals(phase="backward")["macs"] == linear + 2 * scores
+
+
+def test_compiler_that_forward_imports_first() -> None:
+    """In a process of its own: torch's compiler must not be there yet."""
+    code = """
+import os
+import torch
+from torch import nn
+from torchledger import analyze
+class Flex(nn.Module):
+    def forward(self, x):
+        from torch.nn.attention.flex_attention import flex_attention
+        return flex_attention(x, x, x)
+class Compiled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+    def forward(self, x):
+        return torch.compile(self.layer)(x)
+which = {"flex": (Flex(), (2, 16, 8)), "compile": (Compiled(), (8,))}
+print(*[analyze(model, size).totals()["macs"] for name, (model, size) in which.items() if name in NAMES])
+assert "TORCHDYNAMO_DISABLE" not in os.environ
+"""
+    free = {name: value for name, value in os.environ.items() if name != "TORCHDYNAMO_DISABLE"}
+    for name, macs in (("flex", 2 * 2 * 16 * 16 * 8), ("compile", 64)):
+        words = [sys.executable, "-c", f"NAMES = {name!r}\n{code}"]
+        done = subprocess.run(words, capture_output=True, text=True, env=free)
+        assert (done.returncode, done.stdout.split()) == (0, [str(macs)]), done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import random
 import sys
 import threading
@@ -193,6 +194,7 @@ def ready(
 
 
 _COMPILE = ("torch._dynamo", "torch.nn.attention.flex_attention")  # what may set the compiler going
+_NO_COMPILER = "TORCHDYNAMO_DISABLE"  # read each time that something is to be compiled
 
 
 def _seed() -> None:
@@ -231,6 +233,10 @@ def put_back() -> Iterator[None]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", message=".*global hooks on modules")  # the hooks are the capture's own
+        else:  # the same where forward is the first to import it, which takes a second: not for nothing
+            before = os.environ.get(_NO_COMPILER)
+            stack.callback(_set_environment, _NO_COMPILER, before)
+            os.environ[_NO_COMPILER] = "1"
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)  # it runs attention as one kernel that no mode can see into
         yield
@@ -246,6 +252,13 @@ def _refill(hooks: dict[int, Any], before: dict[int, Any]) -> None:
     if hooks != before:
         hooks.clear()
         hooks.update(before)
+
+
+def _set_environment(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
 
 
 def _set_deterministic(mode: bool, warn_only: bool) -> None:
