@@ -69,6 +69,7 @@ format: setup  ## apply ruff's fixes and format
 
 bench: setup  ## how long a trace takes
 	$(BIN)/python benchmarks/trace.py
+	$(BIN)/python benchmarks/memory_time.py
 
 coverage: setup  ## analyse every model of timm, torchvision and transformers (PUBLISHED=FILE: timm's figures to compare with)
 	@status=0; \
