@@ -4,9 +4,10 @@
     python benchmarks/memory.py --device cuda [NAME ...]      # benchmarks/results/memory_<gpu>.json
     python benchmarks/memory.py resnet18 --modes adamw --dtypes bfloat16 --timeline FILE --step second
 
-Each network of memory_nets.py runs inference, and two steps of training under each optimizer, in float32 and bfloat16:
-a process for each. A step is what one writes: forward, loss, backward, `optimizer.step()`, `zero_grad()`; its locals
-(output and loss) live to its end. Inputs, targets, parameters, buffers and what the optimizer keeps are there before.
+Each network of memory_nets.py runs inference, and two steps of training under each optimizer, in float32, in bfloat16 and
+in float32 under autocast to bfloat16: a process for each. A step is what one writes: forward, loss, backward,
+`optimizer.step()`, `zero_grad()`; its locals (output and loss) live to its end. Inputs, targets, parameters, buffers and
+what the optimizer keeps are there before.
 
 On a CPU what counts is what is allocated under the profiler; what a kernel has for itself alone stands beside it (see
 allocations.py). On a GPU it is `max_memory_allocated` and `max_memory_reserved`, at three batch sizes; cuBLAS's
@@ -16,6 +17,7 @@ workspace, which lies within both, is measured and printed beside them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import multiprocessing
@@ -41,7 +43,8 @@ from memory_nets import LOSSES, NETWORKS, Inputs, Network
 from torchledger.training import OPTIMIZERS
 
 RESULTS = Path(__file__).parent / "results"
-DTYPES = ("float32", "bfloat16")
+AUTOCAST = "autocast"  # parameters in float32, forward and loss under autocast to bfloat16
+DTYPES = ("float32", "bfloat16", AUTOCAST)
 MODES = ("inference", "sgd", "adamw")
 STEPS = ("first", "second")
 SCALES = (1, 4, 16)  # of a network's batch on a GPU
@@ -76,11 +79,12 @@ def predicted(case: Case, step: str, model: nn.Module, inputs: Inputs) -> dict[s
     """Return what torchledger says of a step, in bytes: `peak`, and on a GPU `reserved`."""
     from torchledger import analyze
 
+    cast = f"{case.device}:bfloat16" if case.dtype == AUTOCAST else None
     if case.mode == "inference":
-        report = analyze(model, *inputs).memory(case.device)
+        report = analyze(model, *inputs, autocast=cast).memory(case.device)
     else:
         loss = NETWORKS[case.network].loss
-        ledger = analyze(model, *inputs, training=True, loss=loss, optimizer=case.mode)
+        ledger = analyze(model, *inputs, training=True, loss=loss, optimizer=case.mode, autocast=cast)
         report = ledger.memory(case.device, first_step=step == "first")
     if report.reserved_bytes is not None:
         return {"peak": report.peak_bytes, "reserved": report.reserved_bytes}
@@ -117,13 +121,17 @@ class Prepared:
         loss = NETWORKS[self.case.network].loss
         return LOSSES[loss][1](output, self.target) if isinstance(loss, str) else loss(output)
 
+    @property
+    def cast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.case.device, torch.bfloat16, enabled=self.case.dtype == AUTOCAST)
+
     def infer(self) -> None:
-        with torch.no_grad(), phase("forward"), phase(MODEL):
+        with torch.no_grad(), phase("forward"), self.cast, phase(MODEL):
             output = self.model(*self.inputs)
         del output
 
     def train(self) -> None:
-        with phase("forward"):
+        with phase("forward"), self.cast:
             with phase(MODEL):
                 output = self.model(*self.inputs)
             loss = self.loss(output)
@@ -142,7 +150,7 @@ def prepare(case: Case) -> Prepared:
     """Build the network of a case, its inputs, target and optimizer."""
     network: Network = NETWORKS[case.network]
     torch.manual_seed(0)
-    dtype = getattr(torch, case.dtype)
+    dtype = torch.float32 if case.dtype == AUTOCAST else getattr(torch, case.dtype)
     model = network.build().to(case.device, dtype)
     inputs = tuple(
         x.to(case.device, dtype) if x.is_floating_point() else x.to(case.device) for x in network.inputs(case.batch)

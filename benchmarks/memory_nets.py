@@ -41,7 +41,7 @@ class Network:
     inputs: Callable[[int], Inputs]
     batch: int
     loss: Loss = "cross_entropy"
-    on_cpu: tuple[str, ...] = ("float32", "bfloat16")
+    on_cpu: tuple[str, ...] = ("float32", "bfloat16", "autocast")
 
 
 def classes_of(output: Tensor) -> Tensor:
