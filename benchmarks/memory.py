@@ -4,10 +4,10 @@
     python benchmarks/memory.py --device cuda [NAME ...]      # benchmarks/results/memory_<gpu>.json
     python benchmarks/memory.py resnet18 --modes adamw --dtypes bfloat16 --timeline FILE --step second
 
-Each network of memory_nets.py runs inference, and two steps of training under each optimizer, in float32, in bfloat16 and
-in float32 under autocast to bfloat16: a process for each. A step is what one writes: forward, loss, backward,
-`optimizer.step()`, `zero_grad()`; its locals (output and loss) live to its end. Inputs, targets, parameters, buffers and
-what the optimizer keeps are there before.
+Each network of memory_nets.py runs inference, and two steps of training under each optimizer, in float32, in bfloat16
+and in float32 under autocast to bfloat16: a process for each. A step is what one writes: forward, loss, backward,
+`optimizer.step()`, `zero_grad()`; its locals (output and loss) live to its end. Inputs, targets, parameters, buffers
+and what the optimizer keeps are there before.
 
 On a CPU what counts is what is allocated under the profiler; what a kernel has for itself alone stands beside it (see
 allocations.py). On a GPU it is `max_memory_allocated` and `max_memory_reserved`, at three batch sizes; cuBLAS's
