@@ -673,3 +673,26 @@ def test_a_scripted_step() -> None:
         assert SCRIPTED in ledger.assumptions
         # 10 rows of 4 x 4 twice and 4 x 2
         assert ledger.totals(phase="forward")["macs"] == 10 * (16 + 16 + 8)
+
+
+def test_a_weight_behind_a_batch_out_of_order_is_cast_once() -> None:
+    """Its product has the bias added in place, as torch does; the weight is cast as a whole, and kept."""
+
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(3):
+                x = self.layer(x.transpose(1, 2))
+            return x
+
+    for training in (False, True):
+        ledger = analyze(Turned(), (6, 6), batch=2, training=training, autocast="bf16")
+        names = [
+            n
+            for n, p in ((ledger.record.operations[e.operation].name, e.phase) for e in ledger.record.entries)
+            if p == "forward"
+        ]
+        assert names.count("to_copy") == 3 + training, "input, weight and bias; the loss in float32"

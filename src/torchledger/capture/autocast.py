@@ -289,8 +289,8 @@ class Autocast:
         self._casts[value._cdata] = (value, made)
         return made
 
-    def attention(self, *tensors: torch.Tensor | None) -> tuple[Any, ...]:
-        """Return query, key, value and mask as `scaled_dot_product_attention` gets them."""
+    def lowered(self, *tensors: torch.Tensor | None) -> tuple[Any, ...]:
+        """Return tensors as functions of the lower precision get them, such as attention and `linear`."""
         return tensors if self.device is None else tuple(self.cast(tensor, self.lower) for tensor in tensors)
 
     def recurrent(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -105,15 +105,16 @@ def _get_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, i
 
 def _linear(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Add the bias in place where torch does for plain tensors; under any mode, and on meta, it adds out of place."""
-    result = _linear_in_place(*args, **kwargs)
+    result = _linear_in_place(door, *args, **kwargs)
     return func(*args, **kwargs) if result is None else result
 
 
 def _linear_in_place(
-    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    door: FrontDoor, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor | None:
     if bias is None or input.dim() < 3 or weight.dim() != 2 or input.is_contiguous():
         return None  # `addmm` has the bias in it
+    input, weight, bias = door.autocast.lowered(input, weight, bias)
     return torch.matmul(input, weight.t()).add_(bias)
 
 
@@ -277,7 +278,7 @@ def _attention(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    tensors = door.autocast.attention(query, key, value, attn_mask)
+    tensors = door.autocast.lowered(query, key, value, attn_mask)
     if _under_transform():
         return func(*tensors, *args, **kwargs)
     return whole.attention(door.recorder, func, *tensors, *args, **kwargs)
@@ -297,7 +298,7 @@ def _overload(door: FrontDoor, func: Any, *args: Any, **kwargs: Any) -> Any:
     name = func._schema.name.partition("::")[2]
     if name == "scaled_dot_product_attention":
         mask = args[3] if len(args) > 3 else kwargs.pop("attn_mask", None)
-        args = (*door.autocast.attention(*args[:3], mask), *args[4:])
+        args = (*door.autocast.lowered(*args[:3], mask), *args[4:])
     elif name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
         args = tuple(door.autocast.recurrent(name, args))
     return func(*args, **kwargs) if _under_transform() else overloads.WHOLE[func](door.recorder, func, *args, **kwargs)
