@@ -535,6 +535,7 @@ def _swin() -> nn.Module:
 
 
 _HEADS: Loss = _loss_with_heads
+_mixture = functools.partial(Gpt, layers=3, mixture=True)
 _NO_AUTOCAST = ("float32", "bfloat16")  # index_add_ takes no other dtype, as in many a mixture of experts
 _LRN = ("float32",)  # LocalResponseNorm takes avg_pool3d, which a CPU lacks in bfloat16
 NETWORKS: dict[str, Network] = {
@@ -577,7 +578,7 @@ NETWORKS: dict[str, Network] = {
     "gpt": Network("GPT", Gpt, _words(128, 4000), 8),
     "gpt_dropout": Network("GPT", functools.partial(Gpt, dropout=0.1), _words(128, 4000), 8),
     "gpt_checkpoint": Network("GPT", functools.partial(Gpt, recomputed=True), _words(128, 4000), 8),
-    "mixture": Network("mixture of experts", functools.partial(Gpt, layers=3, mixture=True), _words(128, 4000), 8, on_cpu=_NO_AUTOCAST),
+    "mixture": Network("mixture of experts", _mixture, _words(128, 4000), 8, on_cpu=_NO_AUTOCAST),
     "encoder": Network("transformer", Encoder, _words(128, 4000), 16),
     "translator": Network("transformer", Translator, _pairs, 16),
     "mlp": Network("MLP", _mlp, _vectors(1024), 512),
