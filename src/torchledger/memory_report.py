@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import get_args
 
 from torchledger.errors import UserError, close_matches
-from torchledger.memory.caching import CachingAllocator, OutOfMemory
+from torchledger.memory.caching import SEGMENT_STEP, CachingAllocator, OutOfMemory
 from torchledger.memory.kernels import WORKSPACES, Device
 from torchledger.memory.timeline import CATEGORIES, Block, Form, Timeline
 from torchledger.record import Record
@@ -75,7 +75,13 @@ class MemoryReport:
             )
         self.allocator = allocator
         self.record = record
-        self.form = Form(self.device, first_step, gradients_stay=accumulate > 1 or not set_to_none)
+        if record.step is not None and record.loss_at is None and not record.error:
+            raise UserError(
+                "this ledger of a training step was saved by an older torchledger, which did not keep what storages "
+                "belong to: analyse the model again"
+            )
+        stay = accumulate > 1 or (not set_to_none and not first_step)  # before the first step there are none
+        self.form = Form(self.device, first_step, gradients_stay=stay)
         self._accumulate = accumulate
         self._timeline = Timeline(record, self.form)
 
@@ -106,6 +112,17 @@ class MemoryReport:
         except OutOfMemory:
             return False
         return True
+
+    @cached_property
+    def least_bytes(self) -> int:
+        """The least memory that the run gets by with, to the 2 MiB by which segments grow."""
+        low, high = self.peak_bytes, max(self.reserved_bytes or 0, self.peak_bytes)
+        if self.allocator == "exact":
+            return low
+        while high - low > SEGMENT_STEP:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.fits(middle) else (middle, high)
+        return high
 
     @property
     def moments(self) -> int:

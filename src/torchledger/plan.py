@@ -18,12 +18,14 @@ from torchledger.errors import UserError
 from torchledger.inputs import check_batch, mapped
 from torchledger.ledger import ForwardError, Ledger
 from torchledger.memory_report import MemoryReport, size_text
+from torchledger.record import ITEM_SIZES, Record
 from torchledger.report.text import short_size
 from torchledger.tables import Table
 from torchledger.views import Cell, Column
 
 LARGEST_BATCH = 1 << 20
-STRAIGHT = 6  # guesses by a straight line; then by halves
+SMALLEST_QUANTISED = 4096  # elements of a parameter whose moments are kept in 8 bits
+STRAIGHT = 8  # guesses by a straight line; then by halves
 UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 Told = Callable[[str], None]  # is told what is being captured
 
@@ -110,6 +112,8 @@ class Fit:
             return f"no batch fits into {size_text(self.memory)}"
         above = self.peak_bytes_above
         more = f"; {self.batch + 1} would take {size_text(above)}" if above is not None else ""
+        if self.batch == LARGEST_BATCH:
+            more = "; no larger batch was tried"
         return f"batch {self.batch} fits: {size_text(self.peak_bytes or 0)} of {size_text(self.memory)}{more}"
 
 
@@ -159,6 +163,10 @@ def largest_batch(subject: Subject, memory: int, told: Told = lambda _: None) ->
         return reports[batch].fits(memory)
 
     low, high = 0, LARGEST_BATCH + 1  # fits; does not
+
+    def grows(batch: int) -> bool:
+        return reports[batch].record.inputs != reports[2].record.inputs
+
     for batch in (2, 3):  # some networks take no batch of one while they train
         if fits(batch):
             low = batch
@@ -171,13 +179,16 @@ def largest_batch(subject: Subject, memory: int, told: Told = lambda _: None) ->
         except ForwardError:
             high = 2
         return Fit(memory, low, reports)
+    if low == 3 and not grows(3):
+        raise UserError(
+            "memory does not grow with the batch: no input does; give inputs as sizes of one sample, such as "
+            "(3, 224, 224)"
+        )
     guesses = 0
     while high - low > 1:
         guesses += 1
-        if guesses <= STRAIGHT:
-            guess = _crossing(reports, low, high, memory)
-        else:
-            guess = (low + high) // 2 if high in reports else 2 * low
+        halve = high in reports and guesses > STRAIGHT
+        guess = (low + high) // 2 if halve else _crossing(reports, low, high, memory)
         guess = min(max(guess, low + 1), high - 1)
         if fits(guess):
             low = guess
@@ -187,16 +198,16 @@ def largest_batch(subject: Subject, memory: int, told: Told = lambda _: None) ->
 
 
 def _crossing(reports: Mapping[int, MemoryReport], low: int, high: int, memory: int) -> int:
-    """Return the last batch below the limit on a line: through what fits and what does not, or the two largest."""
+    """Return the last batch below the limit on a line: through what fits and what does not, or the two largest.
+
+    A peak that hangs on the optimizer, or is rounded, may not grow at first: then the batch is doubled.
+    """
     a, b = (low, high) if high in reports else sorted(reports)[-2:]
-    first, second = reports[a], reports[b]
-    slope = (second.peak_bytes - first.peak_bytes) / (b - a)
+    first, second = (reports[batch].least_bytes for batch in (a, b))
+    slope = (second - first) / (b - a)
     if slope <= 0:
-        raise UserError(
-            f"the peak is {first.peak_bytes:,} bytes at batch {a} and {second.peak_bytes:,} at {b}: memory does not "
-            "grow with the batch; give inputs as sizes of one sample, such as (3, 224, 224)"
-        )
-    return int(a + (memory - first.peak_bytes) / slope)
+        return 2 * b
+    return int(a + (memory - first) / slope)
 
 
 def parse_bytes(value: int | str, name: str = "memory") -> int:
@@ -213,7 +224,7 @@ def parse_bytes(value: int | str, name: str = "memory") -> int:
         unit = UNITS[letter.upper()]
         if binary and letter:
             unit = 1024 ** (1 + "KMGT".index(letter.upper()))
-        if (size := int(float(number) * unit)) > 0 and (letter or not binary):
+        if len(number) < 25 and (size := int(float(number) * unit)) > 0 and (letter or not binary):
             return size
     raise UserError(f"{name} is {value!r}; write bytes, or a size such as 24GB (10^9) or 24GiB (2^30)")
 
@@ -283,10 +294,11 @@ def _changes(subject: Subject, batch: int, ledger: Ledger) -> Iterator[tuple[str
         made = subject.ledger(with_batch, **changes)
         return made.memory(**{**subject.memory, **(memory or {})}).peak_bytes, _macs(made)
 
-    if batch > 1:
-        half = batch // 2
+    half = batch // 2
+    if half and subject.ledger(half).record.inputs != ledger.record.inputs:  # else tensors were given, of one batch
         yield f"batch {half}", lambda: (captured(half)[0], None)
-        yield f"gradients added up over {half}-sample halves", lambda: _halves(captured, half, batch)
+        if batch % 2 == 0:
+            yield f"gradients added up over {half}-sample halves", lambda: _halves(captured, half, batch)
     stacks = _stacks(subject.model)
     for name, blocks in stacks:
         yield f"checkpoint each of {name}", lambda blocks=blocks: _with(checkpointed(blocks), captured)  # type: ignore[misc]
@@ -301,7 +313,7 @@ def _changes(subject: Subject, batch: int, ledger: Ledger) -> Iterator[tuple[str
     if any(isinstance(module, nn.Conv2d) for module in subject.model.modules()):
         last = dataclasses.replace(subject, inputs=lambda size: _channels_last(subject, size))
         yield "channels last", lambda: (last.report(batch).peak_bytes, _macs(ledger))
-    head = _head(subject.model)
+    head = _head(ledger.record)
     if head is not None:
         yield f"train {head} alone", lambda: _with(frozen_but(subject.model, head), captured)
 
@@ -334,18 +346,22 @@ def _first_dtype(model: nn.Module) -> torch.dtype | None:
 def _in_8_bits(ledger: Ledger, subject: Subject) -> int:
     """Return the peak with moments of one byte a number, and a float32 scale for each block of 256 of them.
 
-    Dettmers et al., "8-bit Optimizers via Block-wise Quantization", 2022, with the block that bitsandbytes takes now.
-    Scalars (step counts) stay.
+    Dettmers et al., "8-bit Optimizers via Block-wise Quantization", 2022, with the block and the smallest tensor that
+    bitsandbytes takes now.
     """
     record = ledger.record
     smaller = dataclasses.replace(record)
     smaller.allocations = [
-        dataclasses.replace(a, bytes=a.bytes // 4 + 4 * -(-a.bytes // (4 * 256)))
-        if a.kind == "optimizer" and a.bytes > 1024
+        dataclasses.replace(a, bytes=_quantised(a.bytes // ITEM_SIZES[record.parameters[a.owner].dtype]))
+        if a.kind == "optimizer" and a.owner is not None and record.parameters[a.owner].elements >= SMALLEST_QUANTISED
         else a
         for a in record.allocations
     ]
     return MemoryReport(smaller, **subject.memory).peak_bytes
+
+
+def _quantised(numbers: int) -> int:
+    return numbers + 4 * -(-numbers // 256)
 
 
 def _channels_last(subject: Subject, batch: int) -> tuple[Sequence[Any], Mapping[str, Any]]:
@@ -376,7 +392,7 @@ def _stacks(model: nn.Module) -> list[tuple[str, list[nn.Module]]]:
     for path, module in model.named_modules():
         if id(module) in inside or isinstance(module, torch.jit.ScriptModule):
             continue
-        blocks = [child for child in module.children() if any(True for _ in child.children())]
+        blocks = [child for child in module._modules.values() if child is not None and any(child.children())]
         if isinstance(module, (nn.Sequential, nn.ModuleList)) and len(blocks) > 1 and len({*map(type, blocks)}) == 1:
             found.append((path or "the blocks", blocks))
             inside.update(id(inner) for inner in module.modules())
@@ -409,10 +425,11 @@ def _again(forward: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _head(model: nn.Module) -> str | None:
-    """Return the path of the last module with parameters of its own, where others have some too."""
-    owners = [path for path, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))]
-    return owners[-1] if len(owners) > 1 else None
+def _head(record: Record) -> str | None:
+    """Return the path of the module with parameters of its own that ran last, where others have some too."""
+    owners = {p.module for p in record.parameters if p.shared_with is None}
+    ran = [record.modules[call.module].path for call in record.calls]
+    return next((path for path in reversed(ran) if path in owners), None) if len(owners) > 1 else None
 
 
 @contextlib.contextmanager

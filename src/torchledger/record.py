@@ -23,7 +23,9 @@ TABLES = frozenset({"embedding", "embedding_bag"})  # operations that look rows 
 
 Shape = tuple[int, ...]
 Phase = Literal["forward", "backward", "optimizer"]
-StorageKind = Literal["parameter", "buffer", "input", "constant", "activation", "gradient", "optimizer", "kernel"]
+StorageKind = Literal[
+    "parameter", "buffer", "input", "constant", "activation", "gradient", "optimizer", "host", "kernel"
+]
 T = TypeVar("T")
 
 ITEM_SIZES = {
@@ -169,7 +171,7 @@ class Allocation:
     `owner`: the place in `Record.parameters` of what a parameter, gradient or optimizer state belongs to, in
     `Record.buffers` for a buffer. A `kernel` stands for what entry `born` keeps for its backward beyond its inputs and
     outputs: how many bytes is a matter of the device (see memory/kernels.py), so it has none of its own; its `owner`
-    is the number of storages that the entry's inputs lie in.
+    is the number of storages that the entry's inputs lie in. A `host` is optimizer state that stays on the CPU.
     """
 
     bytes: int
@@ -257,6 +259,7 @@ class Record:
     step: str | None = None  # of a training step: its loss and optimizer
     loss_at: int | None = None  # of a training step: entries booked when forward returned
     one_by_one: int | None = None  # most bytes of temporaries where the optimizer takes one parameter after another
+    in_place: list[int] = field(default_factory=list)  # entries that a device writes into their first input
     routing: Routing | None = None  # where the model chose by its own values what runs
     autocast: str | None = None  # around forward and loss: device and dtype, such as cpu:bfloat16
 
@@ -319,6 +322,7 @@ class Record:
             "step": self.step,
             "loss_at": self.loss_at,
             "one_by_one": self.one_by_one,
+            "in_place": self.in_place,
             # Where there is any: files of models without are as they were, and load everywhere.
             **({} if self.routing is None else {"routing": _routing_to_json(self.routing)}),
             "autocast": self.autocast,
@@ -417,6 +421,7 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
         step=_optional(str, data["step"]) if data["schema"] > 1 else None,
         loss_at=_optional(int, data["loss_at"]) if data["schema"] > 2 else None,
         one_by_one=_optional(int, data["one_by_one"]) if data["schema"] > 2 else None,
+        in_place=[_checked(int, place) for place in _listed(data.get("in_place", []))],
         routing=_routing_from_json(data["routing"]) if "routing" in data else None,
         autocast=_optional(str, data.get("autocast")),
     )
@@ -436,7 +441,7 @@ def _check_references(record: Record) -> None:
     if record.failed_call is not None and not 0 <= record.failed_call < len(record.calls):
         raise ValueError(f"forward failed in call {record.failed_call} of {len(record.calls)}")
     moments = [call.started for call in record.calls]
-    moments += [] if record.loss_at is None else [record.loss_at]
+    moments += [*record.in_place, *([] if record.loss_at is None else [record.loss_at])]
     for allocation in record.allocations:
         moments += [allocation.born, allocation.born if allocation.died is None else allocation.died]
         owners = record.buffers if allocation.kind == "buffer" else record.parameters

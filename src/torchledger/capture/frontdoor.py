@@ -349,6 +349,7 @@ _TABLE: dict[Any, Callable[..., Any]] = {
     torch.Tensor.to: _to,
     torch.Tensor.cpu: _move,
     torch.Tensor.cuda: _move,
+    F.mish: _whole(whole.mish),
     F.dropout: _whole(whole.dropout("dropout")),
     F.dropout1d: _whole(whole.dropout("feature_dropout")),
     F.dropout2d: _whole(whole.dropout("feature_dropout")),

@@ -58,6 +58,36 @@ def _from_python() -> bool:
     return frame is not None and str(frame.f_globals.get("__name__")).startswith("torchledger.capture.")
 
 
+_WRITES = frozenset({"add", "sub", "index_put", "index_add", "scatter", "scatter_add", "masked_scatter", "put"})
+
+
+def _is_in_place(name: str, given: list[torch.Tensor]) -> bool:
+    """Whether a device does in place what autograd does out of place on meta, and under any mode.
+
+    There it takes tensors for subclasses. Else it adds one gradient to another in its storage, where nothing else has
+    that (torch/csrc/autograd/input_buffer.cpp); the backward of picking writes into the zeros that it made, and that of
+    binary_cross_entropy_with_logits into its sigmoid (FunctionsManual.cpp, Loss.cpp).
+    """
+    if torch.is_grad_enabled() or not given or not _called_by_engine():
+        return False
+    if name in ("add", "sub") and (len(given) != 2 or given[0].shape != given[1].shape):
+        return False
+    if name == "sub":
+        node = torch._C._current_autograd_node()
+        return node is not None and node.name().startswith("BinaryCrossEntropyWithLogits")
+    storage = given[0].untyped_storage()
+    is_dense = storage.nbytes() == given[0].numel() * given[0].element_size()
+    return is_dense and torch._C._storage_Use_Count(storage._cdata) == 2  # the tensor's own, and Python's for `storage`
+
+
+def _called_by_engine() -> bool:
+    """Whether autograd's engine called the operation that is being booked, and no backward written in Python."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("torchledger.capture."):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_name == "_engine_run_backward"
+
+
 @dataclass(frozen=True, slots=True)
 class FailedOperation:
     """An operation that raised: its canonical name, tensors and other arguments by name, the running call."""
@@ -71,8 +101,9 @@ class FailedOperation:
 class _Life(weakref.ref[torch.UntypedStorage]):
     """A storage's weak reference that knows its allocation."""
 
-    __slots__ = ("allocation", "storage")
+    __slots__ = ("allocation", "record", "storage")
     allocation: Allocation | None
+    record: Record
     storage: int
 
 
@@ -176,7 +207,10 @@ class Recorder(TorchDispatchMode):
 
     def inherit(self, tensors: Iterable[torch.Tensor], kind: StorageKind, owner: int | None) -> None:
         """Book the storages of `tensors`, such as the optimizer's state, as alive from the start."""
+        wanted = kind
         for tensor in tensors:
+            # Adam's count of steps stays on the CPU.
+            kind = "host" if wanted == "optimizer" and not self.is_real and not tensor.is_meta else wanted
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
                 allocation = self._allocations.get(storage._cdata)
@@ -206,13 +240,14 @@ class Recorder(TorchDispatchMode):
         """Know a storage by its address until it dies: the next one may get the same."""
         life = _Life(storage, self._died)
         life.allocation = allocation
+        life.record = self.record  # another one while the run steps aside
         life.storage = storage._cdata
         self._known.add(storage._cdata)
         self._lives.append(life)
 
     def _died(self, life: _Life) -> None:
         if life.allocation is not None:
-            life.allocation.died = len(self.record.entries)
+            life.allocation.died = len(life.record.entries)
         self._allocations.pop(life.storage, None)
         self._known.discard(life.storage)
         if life.storage in self.known.storages:
@@ -569,7 +604,11 @@ class Recorder(TorchDispatchMode):
         for output, tensor in zip(outputs, returned, strict=True):
             if output.source is None and tensor.layout == torch.strided:
                 self.born(tensor)
-        call = self.scopes.of_backward() if self.phase == "backward" else self.scopes.current
+        call = self.scopes.current
+        if self.phase == "backward":
+            call = self.scopes.of_backward()
+            if operation.name in _WRITES and _is_in_place(operation.name, given):
+                self.record.in_place.append(len(self.record.entries))
         self.record.entries.append(Entry(self._place_of(operation, key), call, self.phase))
         if self._synchronize is not None:
             self.seconds.append(self._spent)

@@ -62,6 +62,8 @@ def _one_by_one(optimizer: torch.optim.Optimizer, recorder: Recorder) -> int:
     """
     groups = optimizer.param_groups
     trained = [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
+    if not trained:
+        return 0
     sizes = [parameter.untyped_storage().nbytes() for parameter in trained]
     last = max(range(len(trained)), key=lambda place: 2 * sizes[place] + (sizes[place - 1] if place else 0))
     gradients = [(p, p.grad) for place, p in enumerate(trained) if place not in (last - 1, last)]

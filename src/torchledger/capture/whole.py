@@ -223,6 +223,8 @@ def attention(
     tensors: dict[str, Given] = {"query": query, "key": key, "value": value, "attn_mask": attn_mask}
     given = {"dropout_p": dropout_p, "is_causal": is_causal, **options}
     arguments = {name: plain(number) for name, number in given.items()}
+    if attn_mask is not None and attn_mask.requires_grad and torch.is_grad_enabled():
+        arguments["attn_mask_trains"] = True  # devices choose their kernel by that
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         torchs_own = functools.partial(func, q, k, v, mask, dropout_p, is_causal, **options)
@@ -367,6 +369,16 @@ _mask: dict[str, Kept] = {
     "dropout": lambda x: {"mask": torch.empty_like(x, dtype=torch.bool)},
     "feature_dropout": lambda x: {"mask": x.new_empty(x.shape[:2], dtype=torch.bool)},
 }
+
+
+# --- mish ----------------------------------------------------------------------------------------------------------
+
+
+def mish(recorder: Recorder, func: Callable[..., Any], input: torch.Tensor, inplace: bool = False) -> Any:
+    """Book `mish`, whose backward comes apart on meta and is one kernel everywhere else."""
+    if inplace:
+        return func(input, inplace)
+    return book(recorder, "mish", {"self": input}, {}, func, kept=lambda x: {"self": x})
 
 
 # --- recurrent layers ----------------------------------------------------------------------------------------------

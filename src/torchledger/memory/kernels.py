@@ -35,6 +35,14 @@ def kept_bytes(operation: Operation, device: Device, storages: int | None = None
     return rule(operation, device) if rule is not None else 0
 
 
+def released_bytes(operation: Operation, device: Device) -> int:
+    """Return how much of what is kept for a backward it lets go of before most is alive."""
+    if device != "cpu" or operation.name not in _RECURRENT_BACKWARD:
+        return 0
+    made = sum(_bytes(output.tensor) for output in operation.outputs)
+    return layers(operation).released_in_backward(made)
+
+
 def passing_bytes(operation: Operation, device: Device, trains: bool) -> Passing:
     """Return what an operation holds while it runs; `trains`: in a run that goes on to a backward."""
     rule = _PASSING.get(operation.name.removesuffix("_"))
@@ -111,6 +119,9 @@ def _attention_kept(operation: Operation, device: Device, storages: int | None =
     if _is_fused(operation, device):
         wide = 8 if operation.inputs[0].dtype == "float64" else 4
         random = 16 if device == "cuda" else 0  # seed and offset
+        if device == "cuda" and not _is_flash(operation):  # rows padded to 32 (kernel_forward.h, kAlignLSE)
+            length = operation.inputs[0].shape[-2]
+            rows = rows // length * _rounded(length, 32)
         return rows * wide + random + _mask_as_numbers(operation)
     query, key, value = (tensor.elements * item for tensor in _query_key_value(operation))
     kept = rows * columns * item * (3 if _drops(operation) else 1)
@@ -159,10 +170,16 @@ def _attention_backward(operation: Operation, device: Device, trains: bool) -> P
     if _is_fused(operation, device):
         if device == "cpu":
             return Passing()
-        query = _query_key_value(operation)[0]
+        query, key, _ = _query_key_value(operation)
         rows, _, _ = _scores(operation)
-        # flash_api.cpp (mha_bwd): dQ is summed up in float32, and one number a row.
-        return Passing(scratch=4 * (query.elements + rows))
+        if not _is_flash(operation):
+            return Passing(scratch=4 * rows)  # one number a row (attention_backward.cu, delta)
+        # flash_api.cpp (mha_bwd): dQ is summed up in float32 and there is one number a row, both in whole tiles; of
+        # grouped queries dK and dV are made for each head.
+        length, width = query.shape[-2:]
+        whole = rows // length * _rounded(length, 128)
+        apart = 2 * query.elements // length * key.shape[-2] if query.shape[1] != key.shape[1] else 0
+        return Passing(scratch=4 * whole * (_rounded(width, 32) + 1) + apart * query.item_size)
     rows, columns, item = _scores(operation)
     scores = rows * columns * item
     most = scores + operation.inputs[2].elements * item if _drops(operation) else 2 * scores
@@ -192,24 +209,36 @@ def _mask_as_numbers(operation: Operation) -> int:
 def _is_fused(operation: Operation, device: Device) -> bool:
     """Whether the device has a fused kernel for the operation.
 
-    CPU: four dimensions, as many heads of keys as of queries, one width, no dropout (use_flash_attention_cpp).
-    CUDA: flash for float16 and bfloat16 up to width 256 without a mask, else the memory-efficient kernel, which takes
-    float32 and masks, but no grouped queries (select_sdp_backend).
+    CPU: four dimensions, one width, no dropout, a mask of two or four dimensions that asks for no gradient
+    (use_flash_attention_cpp). CUDA: flash for float16 and bfloat16 up to width 256 without a mask, else the
+    memory-efficient kernel, which takes float32 and masks too (select_sdp_backend); cuDNN's, which some GPUs prefer, is
+    taken for flash.
     """
     query, key, value = _query_key_value(operation)
     if len(query.shape) != 4 or 0 in query.shape or 0 in key.shape or query.shape[0] != key.shape[0]:
         return False
-    grouped = query.shape[1] != key.shape[1]
     same_width = query.shape[-1] == value.shape[-1]
     if device == "cpu":
         dense = all(tensor.stride[-1] == 1 for tensor in (query, key, value))
-        return same_width and not grouped and not _drops(operation) and dense
+        mask = operation.tensor("attn_mask")
+        plain = mask is None or (len(mask.shape) in (2, 4) and not operation.arguments.get("attn_mask_trains"))
+        return same_width and not _drops(operation) and dense and plain
     is_half = query.dtype in ("float16", "bfloat16")
     if is_half and same_width and query.shape[-1] <= 256 and operation.tensor("attn_mask") is None:
         return True
     aligned = 8 if is_half else 4
     widths = query.shape[-1] % aligned == 0 == value.shape[-1] % aligned
-    return (is_half or query.dtype == "float32") and not grouped and widths
+    return (is_half or query.dtype == "float32") and widths
+
+
+def _is_flash(operation: Operation) -> bool:
+    """Whether CUDA's fused kernel is flash."""
+    query, _, value = _query_key_value(operation)
+    return _is_half(operation) and query.shape[-1] == value.shape[-1] <= 256 and operation.tensor("attn_mask") is None
+
+
+def _rounded(number: int, step: int) -> int:
+    return -(-number // step) * step
 
 
 def _bytes(tensor: TensorInfo) -> int:
@@ -232,11 +261,11 @@ def _recurrent_passing(operation: Operation, device: Device, trains: bool) -> Pa
 
 
 def _recurrent_backward(operation: Operation, device: Device, trains: bool) -> Passing:
-    """A layer's workspace goes as soon as its gradients are there: less is alive at once than with all of both."""
-    made = sum(_bytes(output.tensor) for output in operation.outputs)
-    return Passing(tensors=-layers(operation).released_in_backward(made) if device == "cpu" else 0)
+    """Step by step: the gradients of the input's gates of each step, and all of them stacked."""
+    return Passing(tensors=layers(operation).passing_backward if device == "cpu" else 0)
 
 
+_RECURRENT_BACKWARD = ("lstm_backward", "gru_backward", "rnn_tanh_backward", "rnn_relu_backward")
 _KEPT: dict[str, Callable[[Operation, Device], int]] = {
     "dropout": _mask,
     "feature_dropout": _channel_mask,
@@ -249,7 +278,7 @@ _PASSING: dict[str, Callable[[Operation, Device, bool], Passing]] = {
     "scaled_dot_product_attention": _attention_passing,
     "scaled_dot_product_attention_backward": _attention_backward,
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent_passing),
-    **dict.fromkeys(("lstm_backward", "gru_backward", "rnn_tanh_backward", "rnn_relu_backward"), _recurrent_backward),
+    **dict.fromkeys(_RECURRENT_BACKWARD, _recurrent_backward),
 }
 
 # What libraries take for themselves, outside of what a model asks for. cuBLAS: cuda/CublasHandlePool.cpp,

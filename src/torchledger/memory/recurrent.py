@@ -37,6 +37,7 @@ class Layers:
     item: int
     drops: bool
     copies_input: bool  # batch_first: the steps are put in front
+    has_biases: bool = True
 
     @property
     def _one(self) -> int:
@@ -76,12 +77,14 @@ class Layers:
 
         oneDNN's kernel needs the output besides.
         """
-        parts = (3 if self._by_onednn else 2) if self.drops else 1
+        parts = (3 if self._by_onednn and self.directions == 1 else 2) if self.drops else 1
         return self.rows * self.projected * self.directions * self.item * parts
 
     @property
     def kept_on_cpu(self) -> int:
-        return self.count * self.directions * self._one + (self.count - 1) * self._between
+        # oneDNN's kernel needs the output of its direction, which for two directions is not the layer's.
+        apart = self.rows * self.projected * self.item if self._by_onednn and self.directions > 1 else 0
+        return self.count * self.directions * (self._one + apart) + (self.count - 1) * self._between
 
     @property
     def kept_on_cuda(self) -> int:
@@ -98,15 +101,36 @@ class Layers:
         return 0 if self._by_onednn else GATES[self.cell] * self.rows * self.hidden * self.item
 
     @property
+    def _directions_apart(self) -> int:
+        """Both directions' outputs, before they are joined."""
+        return self.rows * self.projected * self.directions * self.item if self.directions > 1 else 0
+
+    @property
+    def _without_biases(self) -> int:
+        """oneDNN's kernel copies the weights of a layer that has no biases."""
+        if self.has_biases or not self._by_onednn:
+            return 0
+        widest = self.features if self.count == 1 else max(self.features, self.hidden * self.directions)
+        return 4 * self.hidden * (widest + self.hidden) * self.item
+
+    @property
     def passing_training(self) -> int:
-        return self._input_copy + self._input_gates
+        apart = 0 if self._by_onednn else self._directions_apart
+        return self._input_copy + self._input_gates + apart + self._without_biases
+
+    @property
+    def passing_backward(self) -> int:
+        """Step by step: gradients of the input's gates and all of them stacked, beyond what the steps let go of."""
+        return max(0, 2 * self._input_gates - self._one) if not self._by_onednn else 0
 
     @property
     def passing_inference(self) -> int:
         """A layer's input, its output, and where it goes step by step the input's gates and the steps' results."""
         out = 0 if self._by_onednn else self.rows * self.projected * self.item
         between = self.rows * self.projected * self.directions * self.item if self.count > 1 else 0
-        return max(self._input_copy, between) + self._input_gates + out
+        if self.directions > 1:  # each direction's steps and their stack, or what its kernel puts out, then joined
+            out = self._directions_apart * (1 if self._by_onednn else 2)
+        return max(self._input_copy, between) + self._input_gates + out + self._without_biases
 
     def released_in_backward(self, gradients: int) -> int:
         """Return by how much less is alive at once than all that was kept and all `gradients` (bytes).
@@ -149,6 +173,7 @@ def layers(operation: Operation) -> Layers:
         item=x.item_size,
         drops=bool(arguments.get("dropout")) and bool(arguments.get("train")),
         copies_input=batch_first and _is_copied(x),
+        has_biases=bool(arguments.get("has_biases", True)),
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from torchledger.memory.kernels import Device, Passing, kept_bytes, output_bytes, passing_bytes
+from torchledger.memory.kernels import Device, Passing, kept_bytes, output_bytes, passing_bytes, released_bytes
 from torchledger.record import Record
 
 Category = Literal[
@@ -101,23 +101,6 @@ def _summed(blocks: Sequence[Block], moments: int) -> list[int]:
     return list(itertools.accumulate(changes[:-1]))
 
 
-def _added_in_place(record: Record, recomputing: Sequence[bool]) -> set[tuple[int, int]]:
-    """Return the entries at which the backward adds one gradient to another, with the bytes of one that dies then.
-
-    autograd adds into such a gradient's own storage, but for tensors on meta or under a mode, which it takes for
-    subclasses (torch/csrc/autograd/input_buffer.cpp).
-    """
-    sums = {
-        place
-        for place, entry in enumerate(record.entries)
-        if entry.phase == "backward"
-        and record.operations[entry.operation].name == "add"
-        and not recomputing[entry.call]
-    }
-    made = (a for a in record.allocations if a.kind == "activation" and a.died is not None and a.died - 1 in sums)
-    return {(a.died - 1, a.bytes) for a in made if a.died is not None and record.entries[a.born].phase == "backward"}
-
-
 def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
     """Return the storages of a run as `form` has it."""
     phases = [entry.phase for entry in record.entries]
@@ -126,7 +109,7 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
     one_by_one = form.device == "cpu" and record.one_by_one is not None and optimizer < moments - 1
     paths = [record.modules[call.module].path for call in record.calls]
     recomputing = [backward is not None and call.started > backward for call in record.calls]
-    added = _added_in_place(record, recomputing)
+    in_place = frozenset(record.in_place)
     found: list[Block] = []
 
     def add(size: int, born: int, died: int, category: Category, module: str, entry: int | None = None) -> None:
@@ -144,7 +127,9 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
             add(a.bytes, a.born, died, "inputs", "")
             continue
         owner = record.parameters[a.owner].module if a.owner is not None and a.kind != "kernel" else ""
-        if a.kind == "optimizer":
+        if a.kind == "host" and form.device != "cpu":
+            continue
+        if a.kind in ("optimizer", "host"):
             add(a.bytes, optimizer if form.first else a.born, died, "optimizer state", owner)
             continue
         if a.born >= len(record.entries):
@@ -154,13 +139,19 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
         if a.kind == "gradient":
             if form.gradients_stay:
                 add(a.bytes, 0, moments, "gradients", owner)
-                add(a.bytes, a.born, a.born + 1, "temporaries", module, a.born)
+                if a.born not in in_place:
+                    add(a.bytes, a.born, a.born + 1, "temporaries", module, a.born)
             else:
-                add(a.bytes, a.born, died, "gradients", owner, a.born)
+                add(a.bytes, a.born + (a.born in in_place), died, "gradients", owner, a.born)
             continue
         operation = record.operations[entry.operation]
         if a.kind == "kernel":
             size = kept_bytes(operation, form.device, a.owner)
+            if a.died is not None and 0 < a.died <= len(record.entries):
+                # What the backward lets go of before it is at its largest dies one operation earlier.
+                early = released_bytes(record.operations[record.entries[a.died - 1].operation], form.device)
+                add(min(early, size), a.born, died - 1, "saved activations", module, a.born)
+                size -= min(early, size)
         else:
             size = output_bytes(operation, form.device, a.bytes)
         if one_by_one and entry.phase == "optimizer":
@@ -172,8 +163,7 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
             category = "saved activations"
         elif recomputing[entry.call]:
             category = "recomputed activations"
-        in_place = a.kind == "activation" and (a.born, a.bytes) in added
-        add(size, a.born + in_place, died, category, module, a.born)
+        add(size, a.born + (a.born in in_place), died, category, module, a.born)
     if one_by_one:
         add(record.one_by_one or 0, optimizer, moments - 1, "temporaries", "", optimizer)
     trains = record.step is not None
@@ -182,7 +172,6 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
         sizes = passing.get(entry.operation)
         if sizes is None:
             sizes = passing[entry.operation] = passing_bytes(record.operations[entry.operation], form.device, trains)
-        kind: Category = "temporaries" if sizes.tensors > 0 else "saved activations"  # let go while it runs
-        add(sizes.tensors, place, place + 1, kind, paths[entry.call], place)
+        add(sizes.tensors, place, place + 1, "temporaries", paths[entry.call], place)
         add(sizes.scratch, place, place + 1, "kernel scratch", paths[entry.call], place)
     return found
