@@ -328,8 +328,7 @@ LIBRARIES = {
         bars={"macs": 120},
         causes=HF_CAUSES,
         real=hf_real,
-        note="few layers and small vocabularies; 239 model types by choice and each seventh of the others, of all that"
-        " `benchmarks/hf_models.py --list` names",
+        note="few layers and small vocabularies; every model type that `benchmarks/hf_models.py --list` names",
     ),
 }
 

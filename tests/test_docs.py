@@ -39,7 +39,7 @@ def test_comparison_page_is_current() -> None:
 def test_figures_of_the_memory_page_are_current() -> None:
     page = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
     assert generator().memory(page, README) == (page, README)
-    assert page.count("training, adamw") == 2
+    assert page.count("training, adamw") == 3
 
 
 def test_figures_and_page_of_the_networks_are_current() -> None:

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from torchledger.api import analyze
+from torchledger.api import analyze, floating_dtype
 from torchledger.errors import UserError
-from torchledger.inputs import check_batch, mapped
+from torchledger.inputs import as_dtype, check_batch, example_inputs, mapped, tensors_in
 from torchledger.ledger import ForwardError, Ledger
 from torchledger.memory_report import MemoryReport, size_text
 from torchledger.record import ITEM_SIZES, Record
@@ -181,8 +181,7 @@ def largest_batch(subject: Subject, memory: int, told: Told = lambda _: None) ->
         return Fit(memory, low, reports)
     if low == 3 and not grows(3):
         raise UserError(
-            "memory does not grow with the batch: no input does; give inputs as sizes of one sample, such as "
-            "(3, 224, 224)"
+            "memory does not grow with the batch; give inputs as sizes of one sample, such as (3, 224, 224)"
         )
     guesses = 0
     while high - low > 1:
@@ -284,6 +283,14 @@ def what_would_help(subject: Subject, batch: int, told: Told = lambda _: None) -
     return Table(title, "memory", columns, rows, total, remarks)
 
 
+def _follows(subject: Subject, batch: int, ledger: Ledger) -> bool:
+    """Whether the inputs are other ones at another batch: tensors that were given are not."""
+    args, kwargs = _made(subject, batch)
+    sizes = [f"{tuple(tensor.shape)}" for tensor in tensors_in((args, kwargs))]
+    args, kwargs = _made(subject, ledger.record.batch)
+    return sizes != [f"{tuple(tensor.shape)}" for tensor in tensors_in((args, kwargs))]
+
+
 Change = Callable[[], tuple[int, int | None]]  # returns the peak, and macs over the same samples where that is asked
 
 
@@ -295,7 +302,7 @@ def _changes(subject: Subject, batch: int, ledger: Ledger) -> Iterator[tuple[str
         return made.memory(**{**subject.memory, **(memory or {})}).peak_bytes, _macs(made)
 
     half = batch // 2
-    if half and subject.ledger(half).record.inputs != ledger.record.inputs:  # else tensors were given, of one batch
+    if half and _follows(subject, half, ledger):
         yield f"batch {half}", lambda: (captured(half)[0], None)
         if batch % 2 == 0:
             yield f"gradients added up over {half}-sample halves", lambda: _halves(captured, half, batch)
@@ -366,19 +373,21 @@ def _quantised(numbers: int) -> int:
 
 def _channels_last(subject: Subject, batch: int) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """Return inputs of which images lie with their channels innermost; convolutions hand that on."""
-    from torchledger.api import floating_dtype
-    from torchledger.inputs import example_inputs
-
-    args, kwargs = subject.inputs(batch)
-    dtype = subject.options.get("input_dtype")
-    default = subject.options.get("model_dtype") or floating_dtype(subject.model)
-    positional, keywords = example_inputs(args, kwargs, batch, dtype, default)
+    positional, keywords = _made(subject, batch)
 
     def laid(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
     found: tuple[Sequence[Any], Mapping[str, Any]] = mapped((tuple(positional), dict(keywords)), laid)
     return found
+
+
+def _made(subject: Subject, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the inputs of a batch, with sizes as tensors on meta."""
+    args, kwargs = subject.inputs(batch)
+    cast = subject.options.get("model_dtype")
+    default = floating_dtype(subject.model) if cast is None else as_dtype(cast, "model_dtype")
+    return example_inputs(args, kwargs, batch, subject.options.get("input_dtype"), default)
 
 
 def _stacks(model: nn.Module) -> list[tuple[str, list[nn.Module]]]:

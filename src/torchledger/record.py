@@ -421,7 +421,7 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
         step=_optional(str, data["step"]) if data["schema"] > 1 else None,
         loss_at=_optional(int, data["loss_at"]) if data["schema"] > 2 else None,
         one_by_one=_optional(int, data["one_by_one"]) if data["schema"] > 2 else None,
-        in_place=[_checked(int, place) for place in _listed(data.get("in_place", []))],
+        in_place=[_checked(int, place) for place in _listed(data["in_place"] if data["schema"] > 2 else [])],
         routing=_routing_from_json(data["routing"]) if "routing" in data else None,
         autocast=_optional(str, data.get("autocast")),
     )

@@ -243,3 +243,101 @@ def test_nothing_of_a_handled_error_stays_alive() -> None:
 
     report = analyze(Careful(), (1024,)).memory("cpu")
     assert report.moment(report.moments - 1).alive == {"inputs": 4096, "outputs": 4096}
+
+
+class Shared(nn.Module):
+    """Three layers of one batch, and one layer three times: their gradients are added up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(16, 64)
+        self.heads = nn.ModuleList(nn.Linear(64, 8) for _ in range(3))
+        self.again = nn.Linear(64, 64, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.body(x))
+        for _ in range(3):
+            x = self.again(x)
+        y: torch.Tensor = self.heads[0](x) * self.heads[1](x) * self.heads[2](x)
+        return y
+
+
+def test_gradients_are_added_where_nothing_else_has_their_storage() -> None:
+    """x's gradients are products' results: sums go into the first. Of the weight that ran three times the first is a
+
+    transpose of its product: the sum of two is new, and the third goes into that.
+    """
+    record = analyze(Shared(), (16,), batch=4, training=True, loss=lambda y: y.sum()).record
+    sums = [place for place, e in enumerate(record.entries) if record.operations[e.operation].name == "add"]
+    shapes = [record.operations[record.entries[place].operation].inputs[0].shape for place in sums]
+    assert shapes == [(4, 64), (4, 64), (64, 64), (64, 64)]
+    assert [place in record.in_place for place in sums] == [True, True, False, True]
+
+
+def test_picking_goes_back_in_place_and_a_backward_of_the_users_own_does_not() -> None:
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * 1
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            return gradient * 2 + gradient * 3
+
+    class Picks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = Twice.apply(self.layer(x))[torch.tensor([0, 2])]  # type: ignore[no-untyped-call]
+            return y
+
+    record = analyze(Picks(), (8,), batch=4, training=True, loss=lambda y: y.sum()).record
+    assert [record.operations[record.entries[place].operation].name for place in record.in_place] == ["index_put"]
+
+
+def test_an_older_ledger_of_a_step_is_refused() -> None:
+    data: Any = analyze(two_layers(), (256,), training=True, optimizer="sgd").to_json()
+    for key in ("loss_at", "one_by_one", "in_place"):
+        del data[key]
+    data["allocations"] = [a[:4] for a in data["allocations"] if a[3] not in ("kernel", "host")]
+    from torchledger import Ledger
+
+    with pytest.raises(UserError, match="saved by an older torchledger"):
+        Ledger.from_json({**data, "schema": 2}).memory()
+
+
+def test_before_the_first_step_there_are_no_gradients() -> None:
+    assert "gradients" not in trained(first_step=True, set_to_none=False).moment(0).alive
+    assert "gradients" in trained(first_step=True, accumulate=2).moment(0).alive
+
+
+def test_counts_of_steps_stay_on_the_host() -> None:
+    ledger = analyze(two_layers(), (256,), training=True, optimizer="adam")
+    on_cuda, on_cpu = (ledger.memory(device, "exact").moment(0).alive["optimizer state"] for device in ("cuda", "cpu"))
+    assert on_cpu - on_cuda == STEPS
+
+
+def test_an_optimizer_without_gradients() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.used(x)
+            return y
+
+    net = Half()
+    optimizer = torch.optim.SGD(net.unused.parameters())
+    assert analyze(net, (4,), training=True, optimizer=optimizer).record.one_by_one == 0
+
+
+def test_rounding_is_never_less_than_nothing() -> None:
+    ledger = analyze(nn.LSTM(16, 32, 2, bidirectional=True), (12, 16), batch=4, training=True)
+    for device, allocator in (("cpu", "cuda"), ("cuda", "cuda"), ("cpu", "exact")):
+        report = ledger.memory(device, allocator)
+        for index in range(report.moments):
+            assert min(report.moment(index).alive.values()) > 0
+        assert report.fits(report.least_bytes) and report.least_bytes >= report.peak_bytes

@@ -115,9 +115,14 @@ def in_one_go(optimizer: torch.optim.Optimizer) -> bool:
 
 def inherit_state(recorder: Recorder, optimizer: torch.optim.Optimizer) -> None:
     """Book what an optimizer keeps of each parameter as alive from the start."""
+    on_device = any(group.get("capturable") or group.get("fused") for group in optimizer.param_groups)
     for parameter, state in optimizer.state.items():
-        tensors = (value for value in state.values() if isinstance(value, torch.Tensor))
-        recorder.inherit(tensors, "optimizer", recorder.owner_of(parameter))
+        tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+        # A count of steps stays on the CPU, unless a kernel is to read it.
+        counts = [] if on_device or not parameter.dim() else [tensor for tensor in tensors if not tensor.dim()]
+        owner = recorder.owner_of(parameter)
+        recorder.inherit(counts, "host", owner)
+        recorder.inherit([tensor for tensor in tensors if all(tensor is not c for c in counts)], "optimizer", owner)
 
 
 def _dicts_of(hooks: list[Any]) -> Iterator[dict[Any, Any]]:

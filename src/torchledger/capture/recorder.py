@@ -207,10 +207,7 @@ class Recorder(TorchDispatchMode):
 
     def inherit(self, tensors: Iterable[torch.Tensor], kind: StorageKind, owner: int | None) -> None:
         """Book the storages of `tensors`, such as the optimizer's state, as alive from the start."""
-        wanted = kind
         for tensor in tensors:
-            # Adam's count of steps stays on the CPU.
-            kind = "host" if wanted == "optimizer" and not self.is_real and not tensor.is_meta else wanted
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
                 allocation = self._allocations.get(storage._cdata)
