@@ -256,7 +256,7 @@ def check_asked(
     if tolerance and baseline is None:
         raise UserError("a tolerance is a share of a baseline: give a baseline too, or leave it out")
     if memory and baseline is None and "peak" not in limits:
-        raise UserError(f"{', '.join(memory)}: of the peak, and there is no limit for it; give one, such as peak=2GB")
+        raise UserError(f"{', '.join(memory)} is for the peak, which has no limit: give one, such as peak=2GB")
 
 
 def parse_limit(quantity: str, amount: int | str, name: str) -> int:

@@ -104,6 +104,9 @@ class Fit:
             "peak_bytes_above": self.peak_bytes_above,
         }
 
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
     def __str__(self) -> str:
         if not self.batch:
             return f"no batch fits into {size_text(self.memory)}"
