@@ -67,7 +67,8 @@ class Bound:
         limit = short_amount(self.limit, unit)
         if self.baseline is None:
             return f"{self.excess} over the maximum of {limit}"
-        return f"{self.excess} over the baseline's {short_amount(self.baseline, unit)}; up to {limit} is allowed"
+        allowed = f"; up to {limit} is allowed" if self.limit != self.baseline else ""
+        return f"{self.excess} over the baseline's {short_amount(self.baseline, unit)}{allowed}"
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class Check:
         if missing := self._with(NOT_KNOWN):
             names = ", ".join(dict.fromkeys(bound.quantity for bound in missing))
             lines.append(
-                f"not known: {names}, for what has no rule is missing there; a maximum for unknown allows that"
+                f"not known: {names}, which unknown operations are missing from; a maximum for unknown allows some"
             )
         lines += [note for note in self.ledger.by_layer().notes if note.startswith(TOLD)]
         if self.memory is not None:
