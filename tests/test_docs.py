@@ -6,9 +6,11 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from torchledger import UserError, models
 
@@ -106,12 +108,75 @@ def test_commands_of_the_readme_run(
     )
     with torch.no_grad():
         torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.zeros(2, 4),)), "net.pt2")
-    commands = re.findall(r"^    (?:\$ )?torchledger ((?:stat|models|memory|fit).*?)(?: +#.*)?$", README, re.MULTILINE)
-    assert len(commands) == 18
+    commands = re.findall(
+        r"^    (?:\$ )?torchledger ((?:stat|models|memory|fit|check).*?)(?: +#.*)?$", README, re.MULTILINE
+    )
+    assert len(commands) == 19
     for command in commands:
         with pytest.raises(SystemExit) as done:
             main(command.split())
         assert not done.value.code, (command, capsys.readouterr().err)
+
+
+NET = """from torch import nn
+class Net(nn.Sequential):
+    input_size = (3, 32, 32)
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(7200, 10))
+"""
+
+
+def test_page_of_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its commands run, those of the workflow too; its tests pass; the output that it shows is the real one."""
+    from torchledger.cli import main
+
+    page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for folder in (tmp_path, tmp_path / "main"):
+        folder.mkdir(exist_ok=True)
+        (folder / "net.py").write_text(NET)
+
+    def run(command: str) -> tuple[object, str]:
+        with pytest.raises(SystemExit) as done:
+            main(command.split())
+        return done.value.code or 0, capsys.readouterr().out
+
+    commands = re.findall(r"^    \$ torchledger (.*)$", page, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        status, out = run(command)
+        assert status == (1 if "macs=200K" in command else 0), (command, out)
+        assert ("macs=200K" not in command) or f"```text\n{out}```" in page
+
+    (workflow,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    steps = yaml.safe_load(workflow)["jobs"]["ledger"]["steps"]
+    script = [line for step in steps for line in step.get("run", "").replace("\\\n", " ").splitlines()]
+    commands = [line.removeprefix("torchledger ").split(" | ")[0] for line in script if line.startswith("torchledger")]
+    assert len(commands) == 2
+    for command in commands:
+        status, out = run(command)
+        assert status == 0, out
+    assert out.startswith("### Net is within its limits") and "| macs | baseline |" in out
+
+    (tests,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(tests, "check.md", "exec"), names)
+    chosen = [name for name in names if name.startswith("test_")]
+    assert len(chosen) == 2
+    for name in chosen:
+        names[name]()
+
+
+def test_python_of_the_notebook_page_runs() -> None:
+    page = (ROOT / "docs" / "notebook.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    if importlib.util.find_spec("pandas") is None:
+        block = "\n".join(line for line in block.splitlines() if "pandas" not in line)
+    names: dict[str, Any] = {}
+    exec(compile(block, "notebook.md", "exec"), names)
+    assert "<table>" in names["ledger"]._repr_html_()
 
 
 def test_error_of_the_readme_is_the_real_one() -> None:
@@ -138,7 +203,8 @@ def test_error_of_a_network_in_the_readme_is_the_real_one() -> None:
     "name",
     [
         "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/comparison.md", "docs/conventions.md",
-        "docs/coverage.md", "docs/custom_operations.md", "docs/degradation.md", "docs/memory.md", "docs/models.md",
+        "docs/check.md", "docs/coverage.md", "docs/custom_operations.md", "docs/degradation.md", "docs/memory.md",
+        "docs/models.md", "docs/notebook.md",
     ],
 )  # fmt: skip
 def test_links_lead_somewhere(name: str) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from torchledger import UserError, analyze, fit, savings
+from torchledger.amounts import parse_bytes
 from torchledger.models import build
-from torchledger.plan import LARGEST_BATCH, checkpointed, frozen_but, parse_bytes
+from torchledger.plan import LARGEST_BATCH, checkpointed, frozen_but
 
 
 def peak(model: nn.Module, batch: int, device: str = "cpu", **options: Any) -> int:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import torchledger
-from torchledger import Ledger, MemoryReport, Table, analyze, fit, savings, stat
+from torchledger import Ledger, MemoryReport, Table, analyze, assert_within, fit, savings, stat
 
 MODEL_ARGUMENTS = [
     "kwargs",
@@ -28,13 +28,17 @@ def test_names() -> None:
     assert sorted(torchledger.__all__) == dir(torchledger)
     assert set(torchledger.__all__) == {
         "AtLeast", "Fit", "ForwardError", "Ledger", "MemoryReport", "Rule", "Table", "UserError", "__version__",
-        "analyze", "fit", "register_rule", "savings", "stat",
+        "analyze", "assert_within", "fit", "register_rule", "savings", "stat",
     }  # fmt: skip
     assert torchledger.__version__ == "0.1.0"
 
 
 def test_signatures() -> None:
     assert list(inspect.signature(analyze).parameters) == ["model", "inputs", *MODEL_ARGUMENTS]
+    assert list(inspect.signature(assert_within).parameters) == [
+        "model", "inputs", "params", "trainable_params", "macs", "flops", "bytes_read", "bytes_written",
+        "activation_bytes", "peak", "unknown", "baseline", "tolerance", "memory", "options",
+    ]  # fmt: skip
     assert list(inspect.signature(fit).parameters) == [
         "model", "inputs", "memory", "kwargs", "device", "allocator", "accumulate", "options",
     ]  # fmt: skip
@@ -57,7 +61,7 @@ def test_methods() -> None:
         "reserved_bytes", "timeline", "workspaces",
         "by_category", "by_module", "by_operation", "plot", "save_chrome_trace", "to_chrome_trace", "to_json",
     }  # fmt: skip
-    assert public(Table) >= {"to_text", "to_csv", "to_markdown", "to_json"}
+    assert public(Table) >= {"to_text", "to_csv", "to_markdown", "to_json", "to_pandas"}
 
 
 def test_every_public_name_says_what_it_does() -> None:

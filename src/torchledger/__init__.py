@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torchledger.api import analyze, stat
+    from torchledger.api import analyze, assert_within, stat
     from torchledger.errors import UserError
     from torchledger.ledger import ForwardError, Ledger
     from torchledger.memory_report import MemoryReport
@@ -31,6 +31,7 @@ __all__ = [
     "UserError",
     "__version__",
     "analyze",
+    "assert_within",
     "fit",
     "register_rule",
     "savings",
@@ -39,6 +40,7 @@ __all__ = [
 
 _HOME = {
     "analyze": "torchledger.api",
+    "assert_within": "torchledger.api",
     "stat": "torchledger.api",
     "Fit": "torchledger.plan",
     "fit": "torchledger.plan",

@@ -1,7 +1,11 @@
-"""What people call: `analyze` captures a model and returns its ledger, `stat` prints the table as well."""
+"""What people call: `analyze` captures a model and returns its ledger, `stat` prints the table as well.
+
+`assert_within` is for tests: it holds the ledger against limits.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -9,7 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from torchledger import pricing
+from torchledger import gate, pricing
+from torchledger.amounts import parse_share
 from torchledger.capture import MODES, Mode, home
 from torchledger.capture.autocast import AutocastLike, region_of
 from torchledger.capture.execution import Execute, check_execute, run
@@ -134,6 +139,60 @@ def stat(
         print(for_stream(ledger.by_layer(convention), sys.stdout), end="")
     if error is not None:
         raise error
+    return ledger
+
+
+def assert_within(
+    model: nn.Module,
+    *inputs: Any,
+    params: int | str | None = None,
+    trainable_params: int | str | None = None,
+    macs: int | str | None = None,
+    flops: int | str | None = None,
+    bytes_read: int | str | None = None,
+    bytes_written: int | str | None = None,
+    activation_bytes: int | str | None = None,
+    peak: int | str | None = None,
+    unknown: int | str | None = None,
+    baseline: Ledger | str | os.PathLike[str] | None = None,
+    tolerance: str = "0%",
+    memory: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Ledger:
+    """Raise AssertionError where a model's ledger exceeds a limit, and return the ledger where it does not.
+
+    What is said is what `torchledger check` shows: all values, what exceeds its limit by how much, and the layers that
+    it lies in. With unknown operations, a sum passes only where `unknown` allows for so many.
+
+    Args:
+        model, inputs, options: as for `analyze`.
+        params, ..., unknown: the most that the quantity may be (docs/conventions.md, under `full`): a whole number, or
+            a text such as "60M", "1.5G", or "2GB" and "2GiB" for bytes. `peak` is that of `Ledger.memory`.
+        baseline: a ledger, or the file of one, that no quantity may exceed by more than the tolerance.
+        tolerance: a share of what the quantity was in the baseline, such as "1%".
+        memory: arguments of `Ledger.memory` for the peak, such as `{"device": "cpu"}`.
+
+    Raises:
+        AssertionError: where a quantity is above its limit, or not known to be within it.
+        UserError: for an argument that is wrong, or a baseline of another kind of run.
+        ForwardError: as `analyze`.
+
+    >>> from torch import nn
+    >>> assert_within(nn.Linear(4, 3), (4,), params=15, macs="1K").totals()["params"]  # 4 x 3 and 3
+    15
+    """
+    asked = {
+        "params": params, "trainable_params": trainable_params, "macs": macs, "flops": flops, "bytes_read": bytes_read,
+        "bytes_written": bytes_written, "activation_bytes": activation_bytes, "peak": peak, "unknown": unknown,
+    }  # fmt: skip
+    limits = {name: gate.parse_limit(name, amount, name) for name, amount in asked.items() if amount is not None}
+    share = parse_share(tolerance, "tolerance")
+    before = baseline if baseline is None or isinstance(baseline, Ledger) else Ledger.load(baseline)
+    gate.check_asked(limits, before, share, memory)
+    ledger = analyze(model, *inputs, **options)
+    checked = gate.check(ledger, limits, before, share, memory)
+    if not checked.within:
+        raise AssertionError(str(checked))
     return ledger
 
 

@@ -36,6 +36,9 @@ class Ledger:
         record = self.record
         return f"<Ledger of {record.model}: {len(record.entries)} operations, {record.mode} mode, batch {record.batch}>"
 
+    def _repr_html_(self) -> str:
+        return self.by_layer()._repr_html_()
+
     @property
     def unknown(self) -> dict[str, int]:
         """Return {operation: calls} for the operations that have no rule, most frequent first."""

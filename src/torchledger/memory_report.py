@@ -88,6 +88,9 @@ class MemoryReport:
     def __repr__(self) -> str:
         return f"<MemoryReport of {self.record.model}: peak {self.peak_bytes:,} bytes at {self.at}>"
 
+    def _repr_html_(self) -> str:
+        return self.by_category()._repr_html_()
+
     # --- the bytes ---------------------------------------------------------------------------------------------------
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from torchledger.amounts import parse_bytes
 from torchledger.api import analyze, floating_dtype
 from torchledger.errors import UserError
 from torchledger.inputs import as_dtype, check_batch, example_inputs, mapped, tensors_in
@@ -26,7 +26,6 @@ from torchledger.views import Cell, Column
 LARGEST_BATCH = 1 << 20
 SMALLEST_QUANTISED = 4096  # elements of a parameter whose moments are kept in 8 bits
 STRAIGHT = 8  # guesses by a straight line; then by halves
-UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 Told = Callable[[str], None]  # is told what is being captured
 
 
@@ -106,6 +105,9 @@ class Fit:
             "peak_bytes": self.peak_bytes,
             "peak_bytes_above": self.peak_bytes_above,
         }
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
 
     def __str__(self) -> str:
         if not self.batch:
@@ -207,25 +209,6 @@ def _crossing(reports: Mapping[int, MemoryReport], low: int, high: int, memory: 
     if slope <= 0:
         return 2 * b
     return int(a + (memory - first) / slope)
-
-
-def parse_bytes(value: int | str, name: str = "memory") -> int:
-    """Return the bytes that a number or a text such as 24GB, 24GiB or 512 MB names.
-
-    >>> parse_bytes("24GB"), parse_bytes("1.5 GiB")
-    (24000000000, 1610612736)
-    """
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(value), re.IGNORECASE)
-    if isinstance(value, str) and found is not None:
-        number, letter, binary = found.groups()
-        unit = UNITS[letter.upper()]
-        if binary and letter:
-            unit = 1024 ** (1 + "KMGT".index(letter.upper()))
-        if len(number) < 25 and (size := int(float(number) * unit)) > 0 and (letter or not binary):
-            return size
-    raise UserError(f"{name} is {value!r}; write bytes, or a size such as 24GB (10^9) or 24GiB (2^30)")
 
 
 # --- what would help -------------------------------------------------------------------------------------------------

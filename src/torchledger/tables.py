@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+from typing import Any
 
 from torchledger import views
 from torchledger.errors import UserError
-from torchledger.report import table_to_json, to_csv, to_markdown, to_text
+from torchledger.report import table_to_json, to_csv, to_html, to_markdown, to_text
+from torchledger.views import AtLeast, Cell, Column
+
+LARGEST = 2**63 - 1  # of a whole number in a data frame
 
 
 class Table(views.Table):
     """Rows of cells by column name and their exact `total`; print it, or take it as text, CSV, markdown or JSON.
 
-    `rows` holds a dict for each row; a cell is None where the convention does not count it, and an `AtLeast` where
-    unknown operations are missing from it.
+    `rows` holds a dict for each row, as data-frame libraries take them; a cell is None where the convention does not
+    count it, and an `AtLeast` where unknown operations are missing from it. A notebook shows the table as HTML.
     """
 
     def to_text(self, width: int | None = None, color: bool = False) -> str:
@@ -33,6 +38,33 @@ class Table(views.Table):
     def to_json(self) -> dict[str, object]:
         """Return columns, rows, total and notes as values for `json.dumps`."""
         return table_to_json(self)
+
+    def to_pandas(self) -> Any:
+        """Return every row as a pandas.DataFrame, under the names of the quantities, without a total.
+
+        Where the convention does not count a quantity, or unknown operations are missing from it, the cell is missing
+        (`pandas.NA`); `.attrs` has the title and the notes, which name them. Raise UserError without pandas.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            raise UserError("to_pandas needs pandas: pip install pandas; .rows is a list of dicts") from error
+        frame = pandas.DataFrame({column.name: self._series(pandas, column) for column in self.columns})
+        frame.attrs = {"title": self.title, "notes": list(self.notes)}
+        return frame
+
+    def _series(self, pandas: Any, column: Column) -> Any:
+        cells: list[Cell] = [row.get(column.name) for row in self.rows]
+        if column.text:
+            return pandas.Series(cells, dtype="object")
+        known = [None if isinstance(cell, AtLeast) else cell for cell in cells]
+        if any(isinstance(cell, float) for cell in known):
+            return pandas.Series(known, dtype="Float64")
+        fits = all(cell is None or abs(int(cell)) <= LARGEST for cell in known)
+        return pandas.Series(known, dtype="Int64" if fits else "object")
+
+    def _repr_html_(self) -> str:
+        return to_html(self)
 
     def __str__(self) -> str:
         return self.to_text()

@@ -1,4 +1,7 @@
-"""The command line: `torchledger stat`, `memory`, `fit`, `models`. What the user got wrong is one line, status 2."""
+"""The command line: `torchledger stat`, `memory`, `fit`, `check`, `models`.
+
+What the user got wrong is one line, status 2.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Annotated
 import typer
 
 from torchledger import __version__
+from torchledger.cli.check import check
 from torchledger.cli.memory import fit, memory
 from torchledger.cli.models import models
 from torchledger.cli.stat import stat
@@ -23,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (stat, memory, fit, models):
+for command in (stat, memory, fit, check, models):
     app.command()(command)
 
 
@@ -43,7 +47,11 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0, 2 for what the user got wrong or a forward that fails, 3 under --strict."""
+    """Run the command line and exit.
+
+    0; 1 where `fit` finds nothing or `check` something; 2 for what the user got wrong or a forward that fails; 3 under
+    --strict.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

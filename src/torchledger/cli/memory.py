@@ -38,13 +38,9 @@ def memory(
     execute: o.ExecuteChoice = None,
     device: o.DeviceName = Device.cuda,
     allocator: o.AllocatorName = None,
-    first_step: Annotated[
-        bool, typer.Option("--first-step", help="The first step of a training, in which the optimizer makes its state.")
-    ] = False,
+    first_step: o.FirstStep = False,
     accumulate: o.Accumulate = 1,
-    keep_gradients: Annotated[
-        bool, typer.Option("--keep-gradients", help="As zero_grad(set_to_none=False): gradients stay, as zeros.")
-    ] = False,
+    keep_gradients: o.KeepGradients = False,
     by: Annotated[Part, typer.Option("--by", help="One row for each of these.")] = Part.category,
     depth: Annotated[
         int | None, typer.Option("--depth", min=0, help="With --by module: levels of the tree.  [default: 1]")
@@ -151,8 +147,9 @@ def fit(
     if output is not None:
         check_writable(output)
     from torchledger import plan
+    from torchledger.amounts import parse_bytes
 
-    limit = plan.parse_bytes(memory, "--memory")
+    limit = parse_bytes(memory, "--memory")
     with _planned(given, device, allocator, accumulate) as (chosen, told):
         found = plan.largest_batch(chosen, limit, told)
     write(drawn(found.table, format, width, output is not None, found.to_json()), output)

@@ -128,6 +128,12 @@ AllocatorName = Annotated[
 Accumulate = Annotated[
     int, typer.Option("--accumulate", help="With --training: micro-batches whose gradients are added up.")
 ]
+FirstStep = Annotated[
+    bool, typer.Option("--first-step", help="The first step of a training, in which the optimizer makes its state.")
+]
+KeepGradients = Annotated[
+    bool, typer.Option("--keep-gradients", help="As zero_grad(set_to_none=False): gradients stay, as zeros.")
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How the table is written.")]
 Output = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead of to the terminal.")

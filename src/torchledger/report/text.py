@@ -176,6 +176,13 @@ def short_size(size: int) -> str:
     return _scaled(size, "B")
 
 
+def short_amount(value: int, unit: str = "") -> str:
+    """Write an amount with four significant digits; one that unknown operations are missing from as `>=n` or `?`."""
+    if isinstance(value, AtLeast):
+        return f">={_scaled(int(value), unit)}" if value else "?"
+    return _scaled(value, unit)
+
+
 def _seconds(value: float) -> str:
     """Write three significant digits and a unit.
 
