@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torchledger.api import analyze, stat
+    from torchledger.comparison import Comparison, compare
     from torchledger.errors import UserError
     from torchledger.ledger import ForwardError, Ledger
     from torchledger.memory_report import MemoryReport
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AtLeast",
+    "Comparison",
     "Fit",
     "ForwardError",
     "Ledger",
@@ -31,6 +33,7 @@ __all__ = [
     "UserError",
     "__version__",
     "analyze",
+    "compare",
     "fit",
     "register_rule",
     "savings",
@@ -40,6 +43,8 @@ __all__ = [
 _HOME = {
     "analyze": "torchledger.api",
     "stat": "torchledger.api",
+    "Comparison": "torchledger.comparison",
+    "compare": "torchledger.comparison",
     "Fit": "torchledger.plan",
     "fit": "torchledger.plan",
     "savings": "torchledger.plan",

@@ -1,4 +1,7 @@
-"""The command line: `torchledger stat`, `memory`, `fit`, `models`. What the user got wrong is one line, status 2."""
+"""The command line: `torchledger stat`, `memory`, `fit`, `compare`, `models`.
+
+What the user got wrong is one line, status 2.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Annotated
 import typer
 
 from torchledger import __version__
+from torchledger.cli.compare import compare
 from torchledger.cli.memory import fit, memory
 from torchledger.cli.models import models
 from torchledger.cli.stat import stat
@@ -23,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (stat, memory, fit, models):
+for command in (stat, memory, fit, compare, models):
     app.command()(command)
 
 

@@ -1,8 +1,8 @@
 """A Table as text, CSV, markdown or JSON: one file a format; each returns what it drew and prints nothing."""
 
 from torchledger.report.csv import to_csv
-from torchledger.report.json_ import table_to_json
+from torchledger.report.json_ import cell_to_json, table_to_json
 from torchledger.report.markdown import to_markdown
 from torchledger.report.text import for_stream, to_text
 
-__all__ = ["for_stream", "table_to_json", "to_csv", "to_markdown", "to_text"]
+__all__ = ["cell_to_json", "for_stream", "table_to_json", "to_csv", "to_markdown", "to_text"]
