@@ -81,7 +81,8 @@ class Change:
 
         What runs in the same way has changed by nothing, also where it holds an operation without a rule.
         """
-        old, new = (0 if row is None else row.costs[name] or 0 for row in (self.before, self.after))
+        cells = [None if row is None else row.costs[name] for row in (self.before, self.after)]
+        old, new = (0 if cell is None else cell for cell in cells)
         if isinstance(old, AtLeast) or isinstance(new, AtLeast):
             return 0 if self._runs_alike and _told(old) == _told(new) else None
         return new - old

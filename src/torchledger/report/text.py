@@ -118,10 +118,10 @@ def _paint(drawn: Text, grid: dict[Column, list[str]], widths: dict[Column, int]
     for place in range(len(next(iter(grid.values())))):
         for column, room in widths.items():
             text = _shortened(grid[column][place], room)
-            length = len(text) + room - cell_len(text)
+            at += len(text) + room - cell_len(text)
             if column.signed and text.startswith(tuple(DIRECTIONS)):
-                drawn.stylize(DIRECTIONS[text[0]], at, at + length)
-            at += length + GAP
+                drawn.stylize(DIRECTIONS[text[0]], at - len(text), at)
+            at += GAP
         at += 1 - GAP  # a line break where the last gap would be
 
 
