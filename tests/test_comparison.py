@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -167,6 +168,11 @@ def test_rows_add_up_to_the_difference_of_the_totals(pair: str, threshold: Any, 
         for part, expected in zip(("before", "after", "change"), (*amounts, amounts[1] - amounts[0]), strict=True):  # type: ignore[operator]
             assert sum(row[f"{column}_{part}"] or 0 for row in table.rows) == expected, (name, part)  # type: ignore[misc]
             assert table.total[f"{column}_{part}"] == expected, (name, part)
+    note = next((note for note in table.notes if note.startswith("not shown: ")), "0")
+    hidden = sum(int(count) for count in re.findall(r"(?:^| )(\d+) (?:unchanged|below|free)", note))
+    assert sum(row["module"] == f"({hidden} row{'s' * (hidden != 1)} not shown)" for row in table.rows) == bool(hidden)
+    # of resnet20: the view before its head, and two slices in each of the two shortcuts that halve the map
+    assert pair != "nothing in common" or "5 free by rule" in note
     if pair == "the same":
         assert [row["change"] for row in table.rows] == ["other"]
 
@@ -185,6 +191,9 @@ def test_what_is_below_the_threshold_is_hidden_and_counted() -> None:
         "removed", "added", "changed", "other",
     ]  # fmt: skip
     assert "more" in [row[1] for row in told(both.difference("macs", "100%"))]
+    # two samples: 128, 256 and 64 macs more, and no parameter: what has not changed reaches no limit
+    table = compare(ledger(**OLD), ledger(batch=2, **OLD)).difference(["params", "macs"], "100%")
+    assert told(table) == [("changed", "gone", 256), ("other", "(3 rows not shown)", 192)]
 
 
 def test_one_more_operation_in_front_does_not_shift_the_others() -> None:

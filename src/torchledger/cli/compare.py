@@ -23,7 +23,7 @@ def compare(
     source: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE SOURCE ...",
+            metavar="SOURCE",
             help="Two or more, each as for `torchledger stat`: a network's name, path/to/file.py:Net, "
             "package.module:callable (that code is run), torchvision:, timm:, hf:, net.pt2, or a saved ledger.",
         ),
