@@ -9,6 +9,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from torchledger import analyze
 from torchledger.models import registry
 from torchledger.pricing import CONVENTIONS, FULL, FVCORE, TORCHSTAT, full, fvcore, rules, torchstat
-from torchledger.report import catalog
+from torchledger.report import catalog, scatter
 from torchledger.sources import networks
 
 ROOT = Path(__file__).parents[1]
@@ -197,6 +198,27 @@ def script(folder: str, name: str) -> ModuleType:
     return module
 
 
+FAMILIES = {
+    "AlexNet": "alexnet",
+    "VGG": "vgg11 vgg13 vgg16 vgg19",
+    "GoogLeNet, Inception": "googlenet_v1 inception_v2 inception_v3 inception_v4",
+    "ResNet": "resnet18 resnet34 resnet50 resnet101 resnet152",
+}
+
+
+def families() -> str:
+    """Return the picture of the article's four families, from figures.json: macs against parameters."""
+    counted, dots = registry.figures(), []
+    for family, names in FAMILIES.items():
+        for name in names.split():
+            found = counted[name]
+            dots.append(scatter.Dot(name, found.params, found.macs, None, registry.entry(name).top1, family))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "families.svg"
+        scatter.draw(path, dots, "macs of one image against parameters, published top-1 in brackets")
+        return "\n".join(line.rstrip() for line in path.read_text(encoding="utf-8").splitlines()) + "\n"
+
+
 def coverage() -> str:
     """Return docs/coverage.md, from the results that `make coverage` left."""
     page: str = script("benchmarks", "coverage").page()
@@ -280,6 +302,7 @@ def main() -> None:
     """Write README.md, the pages of docs and the figures of the networks."""
     FIGURES.write_text(figures(), encoding="utf-8")
     registry.figures.cache_clear()
+    (ROOT / "docs" / "families.svg").write_text(families(), encoding="utf-8")
     (ROOT / "docs" / "models.md").write_text(models(), encoding="utf-8")
     (ROOT / "docs" / "conventions.md").write_text(conventions(), encoding="utf-8")
     (ROOT / "docs" / "coverage.md").write_text(coverage(), encoding="utf-8")

@@ -63,6 +63,32 @@ def test_page_and_picture_of_the_degradation_are_current() -> None:
     assert curves(made.degradation(text, lines)[1]) != curves(drawn)
 
 
+def test_picture_of_the_families_is_current() -> None:
+    made = generator()
+    drawn = (ROOT / "docs" / "families.svg").read_text(encoding="utf-8")
+    # Dots alone: letters are drawn a little differently by other versions of matplotlib.
+    assert dots(drawn) == dots(made.families())
+    assert [len(found) for found in dots(drawn)] == [1, 4, 4, 5]
+    resnets = dots(drawn)[3]  # deeper ones have more parameters (to the right) and more macs (up, towards 0)
+    assert resnets == sorted(resnets, key=lambda at: (at[0], -at[1])) and resnets[0][1] > resnets[-1][1]
+    made.FAMILIES = {**made.FAMILIES, "AlexNet": "alexnet_2012"}
+    assert dots(made.families()) != dots(drawn)
+
+
+def dots(picture: str) -> list[list[tuple[int, int]]]:
+    """Return the middle of each family's dots in an SVG, to a point: paths, or a form that stands at a place."""
+    found = []
+    for family in re.findall(r'<g id="dots-\d+">(.*?)\n   </g>', picture, re.DOTALL):
+        drawn = re.sub(r"<defs>.*?</defs>", "", family, flags=re.DOTALL)
+        places = re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"', drawn)
+        for path in re.findall(r'<path d="([^"]*)"', drawn):
+            corners = [line.split()[1:3] for line in path.splitlines() if line[0] in "ML"]
+            xs, ys = ([float(number) for number in side] for side in zip(*corners, strict=True))
+            places.append(((min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2))
+        found.append([(round(float(x)), round(float(y))) for x, y in places])
+    return found
+
+
 def curves(picture: str) -> list[list[float]]:
     """Return the points of an SVG's curves and bands, to a tenth of a point; letters have fewer straight lines."""
     paths = re.findall(r'<path (?:id="\w+" )?d="([^"]*)"', picture)
@@ -109,9 +135,9 @@ def test_commands_of_the_readme_run(
     with torch.no_grad():
         torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.zeros(2, 4),)), "net.pt2")
     commands = re.findall(
-        r"^    (?:\$ )?torchledger ((?:stat|models|memory|fit|check).*?)(?: +#.*)?$", README, re.MULTILINE
+        r"^    (?:\$ )?torchledger ((?:stat|models|memory|fit|compare|check).*?)(?: +#.*)?$", README, re.MULTILINE
     )
-    assert len(commands) == 19
+    assert len(commands) == 21
     for command in commands:
         with pytest.raises(SystemExit) as done:
             main(command.split())

@@ -7,7 +7,18 @@ import subprocess
 import sys
 
 import torchledger
-from torchledger import Ledger, MemoryReport, Table, analyze, assert_within, fit, savings, stat
+from torchledger import (
+    Comparison,
+    Ledger,
+    MemoryReport,
+    Table,
+    analyze,
+    assert_within,
+    compare,
+    fit,
+    savings,
+    stat,
+)
 
 MODEL_ARGUMENTS = [
     "kwargs",
@@ -27,8 +38,8 @@ MODEL_ARGUMENTS = [
 def test_names() -> None:
     assert sorted(torchledger.__all__) == dir(torchledger)
     assert set(torchledger.__all__) == {
-        "AtLeast", "Fit", "ForwardError", "Ledger", "MemoryReport", "Rule", "Table", "UserError", "__version__",
-        "analyze", "assert_within", "fit", "register_rule", "savings", "stat",
+        "AtLeast", "Comparison", "Fit", "ForwardError", "Ledger", "MemoryReport", "Rule", "Table", "UserError",
+        "__version__", "analyze", "assert_within", "compare", "fit", "register_rule", "savings", "stat",
     }  # fmt: skip
     assert torchledger.__version__ == "0.1.0"
 
@@ -45,6 +56,8 @@ def test_signatures() -> None:
     assert list(inspect.signature(savings).parameters) == [
         "model", "inputs", "batch", "kwargs", "device", "allocator", "options",
     ]  # fmt: skip
+    assert list(inspect.signature(compare).parameters) == ["ledgers", "names", "by", "device", "top1", "notes"]
+    assert list(inspect.signature(Comparison.difference).parameters) == ["self", "by", "threshold"]
     assert list(inspect.signature(stat).parameters) == ["model", "inputs", "convention", "measure", *MODEL_ARGUMENTS]
 
 
@@ -61,6 +74,7 @@ def test_methods() -> None:
         "reserved_bytes", "timeline", "workspaces",
         "by_category", "by_module", "by_operation", "plot", "save_chrome_trace", "to_chrome_trace", "to_json",
     }  # fmt: skip
+    assert public(Comparison) == {"difference", "plot", "table", "to_json"}
     assert public(Table) >= {"to_text", "to_csv", "to_markdown", "to_json", "to_pandas"}
 
 

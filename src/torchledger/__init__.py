@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torchledger.api import analyze, assert_within, stat
+    from torchledger.comparison import Comparison, compare
     from torchledger.errors import UserError
     from torchledger.ledger import ForwardError, Ledger
     from torchledger.memory_report import MemoryReport
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AtLeast",
+    "Comparison",
     "Fit",
     "ForwardError",
     "Ledger",
@@ -32,6 +34,7 @@ __all__ = [
     "__version__",
     "analyze",
     "assert_within",
+    "compare",
     "fit",
     "register_rule",
     "savings",
@@ -42,6 +45,8 @@ _HOME = {
     "analyze": "torchledger.api",
     "assert_within": "torchledger.api",
     "stat": "torchledger.api",
+    "Comparison": "torchledger.comparison",
+    "compare": "torchledger.comparison",
     "Fit": "torchledger.plan",
     "fit": "torchledger.plan",
     "savings": "torchledger.plan",

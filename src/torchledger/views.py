@@ -21,18 +21,25 @@ Cell = str | int | float | None  # None: not counted under this convention, prin
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: `unit` is B, MiB, s, %, or empty; `text` aligns left; a higher `weight` stays longer when narrow."""
+    """A column: `unit` is B, MiB, s, %, or empty; `text` aligns left; a higher `weight` stays longer when narrow.
+
+    `signed`: a change, whose increase is shown with its sign.
+    """
 
     name: str
     title: str
     unit: str = ""
     text: bool = False
     weight: int = 0
+    signed: bool = False
 
 
 @dataclass
 class Table:
-    """Rows of cells by column name, and their sums. `free_rows` lie in `rows` too: they cost nothing by rule."""
+    """Rows of cells by column name, and their sums. `free_rows` lie in `rows` too: they cost nothing by rule.
+
+    `total` is empty where rows do not add up, as those of different models.
+    """
 
     title: str
     convention: str

@@ -1,4 +1,4 @@
-"""The command line: `torchledger stat`, `memory`, `fit`, `check`, `models`.
+"""The command line: `torchledger stat`, `memory`, `fit`, `compare`, `check`, `models`.
 
 What the user got wrong is one line, status 2.
 """
@@ -15,6 +15,7 @@ import typer
 
 from torchledger import __version__
 from torchledger.cli.check import check
+from torchledger.cli.compare import compare
 from torchledger.cli.memory import fit, memory
 from torchledger.cli.models import models
 from torchledger.cli.stat import stat
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (stat, memory, fit, check, models):
+for command in (stat, memory, fit, compare, check, models):
     app.command()(command)
 
 

@@ -37,7 +37,7 @@ def check(
     tolerance: Annotated[
         str | None,
         typer.Option(
-            "--tolerance", metavar="SHARE", help="With --baseline: growth allowed, such as 1%.  [default: 0%]"
+            "--tolerance", metavar="SHARE", help="With --baseline: growth allowed, such as 1%.  (default: 0%)"
         ),
     ] = None,
     classes: o.Classes = None,
@@ -53,7 +53,7 @@ def check(
     optimizer: o.OptimizerName = None,
     execute: o.ExecuteChoice = None,
     device: Annotated[
-        Device | None, typer.Option("--device", help="Whose kernels run, for the peak.  [default: cuda]")
+        Device | None, typer.Option("--device", help="Whose kernels run, for the peak.  (default: cuda)")
     ] = None,
     allocator: o.AllocatorName = None,
     first_step: o.FirstStep = False,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +11,12 @@ import typer
 from torchledger.cli import options as o
 from torchledger.cli.options import Device, Format, Part
 from torchledger.cli.subject import Given, captured, subject
+from torchledger.cli.waiting import waiting
 from torchledger.cli.writing import drawn, write
 from torchledger.errors import UserError
 
 if TYPE_CHECKING:
     from torchledger import plan
-
-PATIENCE = 1.0  # seconds after which a wait is shown
 
 
 def memory(
@@ -43,11 +40,11 @@ def memory(
     keep_gradients: o.KeepGradients = False,
     by: Annotated[Part, typer.Option("--by", help="One row for each of these.")] = Part.category,
     depth: Annotated[
-        int | None, typer.Option("--depth", min=0, help="With --by module: levels of the tree.  [default: 1]")
+        int | None, typer.Option("--depth", min=0, help="With --by module: levels of the tree.  (default: 1)")
     ] = None,
     moment: Annotated[
         int | None,
-        typer.Option("--moment", metavar="N", help="What is alive at the Nth operation.  [default: at the peak]"),
+        typer.Option("--moment", metavar="N", help="What is alive at the Nth operation.  (default: at the peak)"),
     ] = None,
     savings: Annotated[
         bool, typer.Option("--savings", help="With --training: what would lower the peak, and what it costs.")
@@ -184,23 +181,5 @@ def _planned(
     named = sources.resolve(given.source)
     built = subject(given, named)
     options = {"device": device.value, "allocator": allocator, "accumulate": accumulate}
-    with sources.importable(named), _waiting() as told:
+    with sources.importable(named), waiting() as told:
         yield plan.Subject(built.model, built.inputs, built.options, options), told
-
-
-@contextlib.contextmanager
-def _waiting() -> Iterator[Callable[[str], None]]:
-    """Hand out what shows on a terminal, once a wait is long, what is being captured."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    started = time.monotonic()
-    on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not on_terminal) as progress:
-        task = progress.add_task("", total=None, visible=False)
-
-        def told(text: str) -> None:
-            progress.update(task, description=text, visible=time.monotonic() - started > PATIENCE)
-
-        yield told

@@ -82,11 +82,11 @@ Inputs = Annotated[
         "--input",
         metavar="[NAME=]SIZE[:DTYPE]",
         help="Size of one sample, such as 3x224x224 or ids=128:int64. Repeat for several inputs.  "
-        "[default: the source's own inputs]",
+        "(default: the source's own inputs)",
     ),
 ]
-Batch = Annotated[int | None, typer.Option("--batch", help="Samples in an input.  [default: 1]")]
-ModeChoice = Annotated[ModeName | None, typer.Option("--mode", help="Training flags.  [default: eval]")]
+Batch = Annotated[int | None, typer.Option("--batch", help="Samples in an input.  (default: 1)")]
+ModeChoice = Annotated[ModeName | None, typer.Option("--mode", help="Training flags.  (default: eval)")]
 ModelDtype = Annotated[
     str | None,
     typer.Option("--model-dtype", "--dtype", metavar="DTYPE", help="Take the parameters as bfloat16, for example."),
@@ -101,20 +101,20 @@ AutocastDtype = Annotated[
 ]
 IsTraining = Annotated[
     bool | None,
-    typer.Option("--training", help="A whole training step: forward, loss, backward, optimizer.  [default: no]"),
+    typer.Option("--training", help="A whole training step: forward, loss, backward, optimizer.  (default: no)"),
 ]
 LossName = Annotated[
     str | None,
-    typer.Option("--loss", help="With --training: cross_entropy, mse, ...  [default: the output's own, or its sum]"),
+    typer.Option("--loss", help="With --training: cross_entropy, mse, ...  (default: the output's own, or its sum)"),
 ]
 OptimizerName = Annotated[
-    str | None, typer.Option("--optimizer", help="With --training: sgd, momentum, adam, adamw, ...  [default: none]")
+    str | None, typer.Option("--optimizer", help="With --training: sgd, momentum, adam, adamw, ...  (default: none)")
 ]
 ExecuteChoice = Annotated[
     bool | None,
     typer.Option(
         "--execute/--no-execute",
-        help="Run the model for real, or never.  [default: where an analysis without values cannot go on]",
+        help="Run the model for real, or never.  (default: where an analysis without values cannot go on)",
     ),
 ]
 DeviceName = Annotated[Device, typer.Option("--device", help="Whose kernels run: they keep and hold different things.")]
@@ -122,7 +122,7 @@ AllocatorName = Annotated[
     str | None,
     typer.Option(
         "--allocator",
-        help="exact: bytes asked for; cuda: as torch's caching allocator hands them out.  [default: the device's]",
+        help="exact: bytes asked for; cuda: as torch's caching allocator hands them out.  (default: the device's)",
     ),
 ]
 Accumulate = Annotated[
@@ -139,6 +139,6 @@ Output = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead of to the terminal.")
 ]
 Width = Annotated[
-    int | None, typer.Option("--width", min=1, help="Columns of text.  [default: the terminal's; piped: no limit]")
+    int | None, typer.Option("--width", min=1, help="Columns of text.  (default: the terminal's; piped: no limit)")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -18,4 +18,9 @@ def table_to_json(table: Table) -> dict[str, object]:
 
 
 def _values(cells: dict[str, Cell]) -> dict[str, object]:
-    return {name: {"at_least": int(cell)} if isinstance(cell, AtLeast) else cell for name, cell in cells.items()}
+    return {name: cell_to_json(cell) for name, cell in cells.items()}
+
+
+def cell_to_json(cell: Cell) -> object:
+    """Return a cell as a value for `json.dumps`; a sum with unknown parts is `{"at_least": n}`."""
+    return {"at_least": int(cell)} if isinstance(cell, AtLeast) else cell

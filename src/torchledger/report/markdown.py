@@ -19,7 +19,7 @@ def to_markdown(table: Table) -> str:
         [_escaped(heading(column)) for column in columns],
         [":---" if column.text else "---:" for column in columns],
         *body,
-        [f"**{cell}**" if cell else "" for cell in total],
+        *([[f"**{cell}**" if cell else "" for cell in total]] if table.total else []),
     ]
     drawn = [f"### {_escaped(printable(table.title))}", ""]
     drawn += ["| " + " | ".join(line) + " |" for line in lines]

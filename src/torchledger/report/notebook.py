@@ -51,11 +51,12 @@ def to_html(table: Table, most_rows: int = MOST_ROWS) -> str:
     for row in rows:
         cells = (_cell(table, column, row.get(column.name), wholes[column]) for column in columns)
         parts.append(f"<tr>{''.join(cells)}</tr>")
-    parts.append("</tbody><tfoot><tr>")
-    for column in columns:
-        text = html.escape(cell_text(table, column, table.total.get(column.name, ""), total=True))
-        parts.append(f"<td{_named(column)}>{text}</td>")
-    parts.append("</tr></tfoot></table>")
+    parts.append("</tbody>")
+    if table.total:
+        totals = ((c, cell_text(table, c, table.total.get(c.name, ""), total=True)) for c in columns)
+        cells = (f"<td{_named(column)}>{html.escape(text)}</td>" for column, text in totals)
+        parts.append(f"<tfoot><tr>{''.join(cells)}</tr></tfoot>")
+    parts.append("</table>")
     listed = "".join(f"<li>{_escaped(note)}</li>" for note in [*notes, *table.notes])
     return "".join(parts) + (f"<ul>{listed}</ul>" if listed else "") + "</div>"
 

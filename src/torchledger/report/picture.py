@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from torchledger.errors import UserError, printable
 from torchledger.record import Record
 from torchledger.writing import check_writable, write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ENDINGS = (".png", ".svg")
 # Okabe and Ito's colours, which people who see colours otherwise can tell apart: https://jfly.uni-koeln.de/color/
@@ -32,15 +37,10 @@ def draw(
     path: str | os.PathLike[str], record: Record, by_category: Mapping[str, Sequence[int]], peak: int, title: str
 ) -> None:
     """Draw bytes by category over the operations to a .png or .svg file. Raise UserError where that cannot be."""
-    target = check_writable(path)
-    if target.suffix.lower() not in ENDINGS:
-        raise UserError(f"cannot draw to {os.fspath(path)!r}: a picture ends in {' or '.join(ENDINGS)}")
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import EngFormatter
-    except ImportError as error:
-        raise UserError("a picture needs matplotlib: pip install 'torchledger[plot]'") from error
+    check_drawable(path)
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
     moments = len(record.entries) + 1
     chosen = _chosen(by_category, moments, peak)
     figure = Figure(figsize=(10, 5), layout="constrained")
@@ -71,11 +71,30 @@ def draw(
         axes.annotate(f" {phase}", (start, 1), xycoords=("data", "axes fraction"), va="top", fontsize=9)
     axes.set(xlim=(0, max(moments - 1, 1)), ylim=(0, 1.12 * top or 1), xlabel="operation", ylabel="bytes alive")
     axes.yaxis.set_major_formatter(EngFormatter(unit="B"))
-    axes.set_title(_plain(title), fontsize=10)
+    axes.set_title(plain(title), fontsize=10)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=9, reverse=True)
+    save(figure, path)
+
+
+def check_drawable(path: str | os.PathLike[str]) -> str:
+    """Return png or svg, as the name says. Raise UserError where that cannot be written, or matplotlib is missing."""
+    target = check_writable(path)
+    if target.suffix.lower() not in ENDINGS:
+        raise UserError(f"cannot draw to {os.fspath(path)!r}: a picture ends in {' or '.join(ENDINGS)}")
+    try:
+        importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise UserError("a picture needs matplotlib: pip install 'torchledger[plot]'") from error
+    return target.suffix.lower()[1:]
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure to a .png or .svg file, whole or not at all."""
+    import matplotlib
+
+    kind = check_drawable(path)
     drawn = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "torchledger"}):  # the same file for the same record
-        kind = target.suffix.lower()[1:]
         figure.savefig(drawn, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {})
     write_whole(path, drawn.getvalue())
 
@@ -100,6 +119,6 @@ def _phases(record: Record) -> list[tuple[int, str]]:
     return [(place, phase) for phase, place in starts.items()]
 
 
-def _plain(title: str) -> str:
+def plain(title: str) -> str:
     """Return a title that matplotlib takes for text, also with what would be mathematics to it."""
     return printable(title).replace("$", r"\$")

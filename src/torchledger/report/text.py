@@ -18,6 +18,7 @@ from torchledger.views import COUNTS, AtLeast, Cell, Column, Table
 LETTERS = ("", "K", "M", "G", "T", "P", "E", "Z", "Y", "R", "Q")
 GAP = 2  # between two columns
 DISPENSABLE = 70  # columns below this weight go before any text is shortened
+DIRECTIONS = {"+": "yellow", "-": "cyan"}  # which people who see colours otherwise can tell apart
 SHORTEST = 12  # what shortening leaves of a text column
 SHORTEST_NAME = 24  # and of the weightiest one, which tells the rows apart
 
@@ -68,9 +69,14 @@ def to_text(table: Table, width: int | None, color: bool = False) -> str:
         console.print(Text(rule), overflow="crop", no_wrap=True)
         if rows:
             body = (_line({c: grid[c][place] for c in widths}, widths) for place in range(len(rows)))
-            console.print(Text("\n".join(body)), overflow="crop", no_wrap=True)
-        console.print(Text(rule), overflow="crop", no_wrap=True)
-        console.print(Text(_line({c: totals[c] for c in widths}, widths), style="bold"), overflow="crop", no_wrap=True)
+            drawn = Text("\n".join(body))
+            if color:
+                _paint(drawn, grid, widths)
+            console.print(drawn, overflow="crop", no_wrap=True)
+        if table.total:
+            last = _line({c: totals[c] for c in widths}, widths)
+            console.print(Text(rule), overflow="crop", no_wrap=True)
+            console.print(Text(last, style="bold"), overflow="crop", no_wrap=True)
         for note in notes:
             console.print(Text(note, style="dim"), overflow="fold")
         for line in summary:
@@ -106,6 +112,19 @@ def _line(cells: dict[Column, str], widths: dict[Column, int]) -> str:
     return (" " * GAP).join(parts)
 
 
+def _paint(drawn: Text, grid: dict[Column, list[str]], widths: dict[Column, int]) -> None:
+    """Colour changes by their direction, which the sign says as well."""
+    at = 0
+    for place in range(len(next(iter(grid.values())))):
+        for column, room in widths.items():
+            text = _shortened(grid[column][place], room)
+            at += len(text) + room - cell_len(text)
+            if column.signed and text.startswith(tuple(DIRECTIONS)):
+                drawn.stylize(DIRECTIONS[text[0]], at - len(text), at)
+            at += GAP
+        at += 1 - GAP  # a line break where the last gap would be
+
+
 def _shown_indices(table: Table) -> list[int]:
     return [index for index in range(len(table.rows)) if index not in table.free_rows]
 
@@ -138,7 +157,8 @@ def cell_text(table: Table, column: Column, cell: Cell, total: bool = False) -> 
         return printable(cell) or ("(root)" if column.name == "module" and not total else "")
     if isinstance(cell, AtLeast):
         return f">={_number(int(cell), column.unit, table.exact)}" if cell else "?"
-    return _number(cell, column.unit, table.exact)
+    text = _number(cell, column.unit, table.exact)
+    return f"+{text}" if column.signed and cell > 0 else text
 
 
 def _number(value: int | float, unit: str, exact: bool) -> str:

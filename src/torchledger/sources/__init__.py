@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMS", "NETWORKS", "Built", "Example", "Source", "build", "expected_images", "importable", "networks",
-    "parse_arguments", "resolve",
+    "parse_arguments", "published_top1", "resolve",
 ]  # fmt: skip
 
 
@@ -122,6 +122,12 @@ def networks() -> list[dict[str, object]]:
 def expected_images(source: Source) -> str:
     """Return whose weights a network of the registry loads, and what images those expect, or an empty text."""
     return registry.entry(source.name).weights if source.kind == "zoo" else ""
+
+
+def published_top1(source: Source) -> tuple[float, str] | None:
+    """Return the accuracy in percent of a network of the registry and who published it, or None."""
+    entry = registry.entry(source.name) if source.kind == "zoo" else None
+    return None if entry is None or entry.top1 is None else (entry.top1, entry.top1_source)
 
 
 def _declared_size(model: nn.Module) -> tuple[int, ...] | None:
