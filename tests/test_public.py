@@ -70,8 +70,8 @@ def test_methods() -> None:
         "from_json", "load", "memory", "save", "to_json",
     }  # fmt: skip
     assert public(MemoryReport) == {
-        "after_forward", "alive", "at", "fits", "least_bytes", "live", "moment", "moments", "notes", "peak", "peak_bytes",
-        "reserved_bytes", "timeline", "workspaces",
+        "after_forward", "alive", "at", "fits", "least_bytes", "live", "moment", "moments", "notes", "peak",
+        "peak_bytes", "reserved_bytes", "timeline", "workspaces",
         "by_category", "by_module", "by_operation", "plot", "save_chrome_trace", "to_chrome_trace", "to_json",
     }  # fmt: skip
     assert public(Comparison) == {"difference", "plot", "table", "to_json"}
