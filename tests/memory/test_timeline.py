@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from torchledger import MemoryReport, UserError, analyze
 from torchledger.memory.timeline import CATEGORIES
-from torchledger.models import build
+from torchledger.models import build, registry
 
 MIB = 1 << 20
 
@@ -341,3 +342,31 @@ def test_rounding_is_never_less_than_nothing() -> None:
         for index in range(report.moments):
             assert min(report.moment(index).alive.values()) > 0
         assert report.fits(report.least_bytes) and report.least_bytes >= report.peak_bytes
+
+
+# The article's block adds in place to what its backward needs: it does not train, here as in torch.
+NETWORKS = [(n, training) for n in sorted(registry.REGISTRY) for training in (False, True) if n != "article_basicblock"]
+
+
+@pytest.mark.parametrize(("name", "training"), [*NETWORKS, ("article_basicblock", False)])
+def test_every_network_adds_up_at_every_moment(name: str, training: bool) -> None:
+    """The categories' bytes against the births and deaths that the record has, reckoned here once more."""
+    entry = registry.REGISTRY[name]
+    with torch.device("meta"):
+        model = build(name)
+    record = (ledger := analyze(model, entry.input_size, batch=2, training=training)).record
+    report = ledger.memory("cpu")
+
+    changes = [0] * (report.moments + 1)
+    for a in record.allocations:
+        size = a.bytes
+        if a.kind == "kernel":  # dropout: noise in the dtype of its input
+            x = record.operations[record.entries[a.born].operation].inputs[0]
+            size = x.elements * x.item_size
+        born = a.born + (a.born in record.in_place and a.kind in ("activation", "gradient"))
+        changes[born] += size
+        changes[report.moments if a.died is None else a.died] -= size
+    expected = list(itertools.accumulate(changes[:-1]))
+    scratch = report.timeline.get("kernel scratch", [0] * report.moments)
+    parts = [sum(sizes) for sizes in zip(*report.timeline.values(), strict=True)]
+    assert parts == report.live == [one + own for one, own in zip(expected, scratch, strict=True)]
