@@ -1,4 +1,4 @@
-"""The command line: `torchledger stat`, `memory`, `fit`, `models`. What the user got wrong is one line, status 2."""
+"""The command line: `torchledger stat`, `memory`, `fit`, `report`, `models`. What the user got wrong is one line, status 2."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 from torchledger import __version__
 from torchledger.cli.memory import fit, memory
 from torchledger.cli.models import models
+from torchledger.cli.report import report
 from torchledger.cli.stat import stat
 from torchledger.errors import UserError, printable, raised_at
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (stat, memory, fit, models):
+for command in (stat, memory, fit, report, models):
     app.command()(command)
 
 

@@ -1,0 +1,143 @@
+// The tables of layers and of kinds of operations: DataTables, as itables packs it.
+
+const PAGE = 50;
+const escapedText = (value, type) => (type === "filter" ? escaped(value) : value);
+
+// A column of text. DataTables takes strings for markup: it gets nodes to show, and escaped text to search in.
+function textColumn(title, read, className, show = null) {
+  return {
+    title, className, data: null, type: "string", orderSequence: ["asc", "desc", ""],
+    render: (row, type) => {
+      const value = read(row);
+      if (type !== "display") return escapedText(value, type);
+      return show ? show(row, value) : element("span", {}, value);
+    },
+  };
+}
+
+function numberColumn(title, read, unit, name) {
+  return {
+    title, className: "number", name, data: null, type: "num", searchable: false, orderSequence: ["desc", "asc", ""],
+    render: (row, type) => (type === "display" ? number(read(row), unit) : read(row) === null ? -1 : size(read(row))),
+  };
+}
+
+function shareColumn() {
+  return {
+    title: "share", className: "share", name: "share", data: null, type: "num", searchable: false, orderSequence: ["desc", "asc", ""],
+    render: (row, type) => {
+      const one = row.amounts.get(state.quantity);
+      if (type !== "display") return one === null ? -1 : size(one);
+      const whole = size(total(state.quantity));
+      const numbers = element("span", { class: "amount" }, number(one, byName.get(state.quantity).unit), element("span", {}, percent(size(one), whole)));
+      return element("div", {}, numbers, bar(whole ? size(one) / whole : 0));
+    },
+  };
+}
+
+function layerName(row, value) {
+  const name = element("span", {}, value);
+  if (row.times > 1) name.append(element("span", { class: "times", title: `${row.times} equal rows` }, `×${row.times}`));
+  if (row.unknown) name.append(element("span", { class: "unknown" }, " unknown"));
+  return name;
+}
+
+const shownIn = (table) => data.quantities.filter(({ name }) => table.columns.includes(name));
+const count = (value) => ({ exact: BigInt(value), atLeast: false });
+
+function layerColumns() {
+  const columns = [textColumn("module", (row) => row.path || "(root)", "path", layerName), shareColumn()];
+  if (data.layers.columns.includes("kind")) columns.push(textColumn("kind", (row) => row.text("kind"), "word"));
+  columns.push(...shownIn(data.layers).map(({ name, title, unit }) => numberColumn(title, (row) => row.amounts.get(name), unit, name)));
+  if (layers.some((row) => row.calls > 1)) columns.push(numberColumn("calls", (row) => count(row.calls), "", "calls"));
+  columns.push(textColumn("input shape", (row) => row.text("input_shape"), "shape"), textColumn("output shape", (row) => row.text("output_shape"), "shape"));
+  if (layers.some((row) => row.text("note"))) columns.push(textColumn("note", (row) => row.text("note"), "word"));
+  return columns;
+}
+
+function operationColumns() {
+  return [
+    textColumn("operation", (row) => row.text("operation"), "path", layerName),
+    shareColumn(),
+    numberColumn("calls", (row) => count(row.calls), "", "calls"),
+    ...shownIn(data.operations).map(({ name, title, unit }) => numberColumn(title, (row) => row.amounts.get(name), unit, name)),
+  ];
+}
+
+// What a table shows besides its rows: which rows there are while nothing is searched, and the total of those there.
+function summedTable({ id, matches, columns, rows, shown, noun }) {
+  const holder = document.getElementById(id);
+  const foot = element("tr", {}, ...columns.map((column) => element("th", { class: column.className, scope: column.className === "path" ? "row" : "col" })));
+  holder.append(element("tfoot", {}, foot));
+  const widget = new ITable(holder, {
+    columns,
+    order: [[1, "desc"]],
+    pageLength: PAGE,
+    lengthMenu: [[25, PAGE, 200, -1], [25, PAGE, 200, "all"]],
+    autoWidth: false,
+    deferRender: true,
+    layout: { topStart: "search", topEnd: "pageLength", bottomStart: "info", bottomEnd: "paging" },
+    language: {
+      search: `Search ${noun[1]}:`, lengthMenu: "_MENU_ rows a page", zeroRecords: "nothing matches", emptyTable: "no rows",
+      info: "rows _START_ to _END_ of _TOTAL_", infoEmpty: "no rows", infoFiltered: "",
+    },
+  }).dt;
+  const scroll = element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Table of ${noun[1]}` });
+  holder.replaceWith(scroll);
+  scroll.append(holder);
+  const searching = () => widget.search() !== "";
+  widget.search.fixed("shown", (_, row) => shown(row, searching()));
+  widget.rows.add(rows);
+
+  function add() {
+    const there = widget.rows({ search: "applied" }).data().toArray();
+    const whole = total(state.quantity);
+    const { title, unit } = byName.get(state.quantity);
+    const cells = columns.map((column, place) => {
+      if (place === 0) return searching() ? `total of ${plural(there.length, "match", "matches")}` : "total";
+      if (column.name === "share") return number(sum(there.map((row) => row.amounts.get(state.quantity))), unit);
+      if (!byName.has(column.name)) return "";
+      return number(sum(there.map((row) => row.amounts.get(column.name))), byName.get(column.name).unit);
+    });
+    cells.forEach((cell, place) => foot.children[place].replaceChildren(cell));
+    const found = sum(there.map((row) => row.amounts.get(state.quantity)));
+    document.getElementById(matches).textContent = searching()
+      ? `${plural(there.length, noun[0], noun[1])} match: ${written(found, unit)} ${title}, ${percent(size(found), size(whole))} of ${written(whole, unit)}`
+      : "";
+    columns.forEach((column, place) => {
+      const chosen = column.name === state.quantity || column.name === "share";
+      widget.column(place).header().classList.toggle("chosen", chosen);
+    });
+  }
+  widget.on("draw", add);
+
+  return {
+    // Numbers are the same, but for the share: order and total follow the quantity.
+    draw() {
+      const header = widget.column(1).header().querySelector(".dt-column-title");
+      header.textContent = `${byName.get(state.quantity).title}, share`;
+      widget.rows().invalidate("data");
+      widget.draw();
+    },
+    all(every) { widget.page.len(every ? -1 : PAGE).draw(); },
+  };
+}
+
+let layerTable;
+let operationTable;
+
+function makeTables() {
+  layerTable = summedTable({
+    id: "layer-table", matches: "layer-matches", columns: layerColumns(), rows: [...layers, ...folds], noun: ["row", "layers"],
+    // A search looks at every row; what repeats is folded, and what is free left out, while nothing is searched.
+    shown: (row, searching) => {
+      const every = state.expanded || searching;
+      if (row.members) return !every && !row.free;
+      return every || !(row.free || foldedIn.has(row.index));
+    },
+  });
+  operationTable = summedTable({
+    id: "operation-table", matches: "operation-matches", columns: operationColumns(), rows: operations, noun: ["kind", "operations"],
+    shown: (row, searching) => state.expanded || searching || !row.free,
+  });
+}
