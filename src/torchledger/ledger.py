@@ -118,7 +118,7 @@ class Ledger:
         memory = self.memory(device)  # also without allocations: an unknown device is said
         shown = memory if self.record.allocations else None
         layers, operations = self.by_layer(convention), self.by_operation(convention)
-        write_whole(path, page.document(layers.title, page.contents(self.record, chosen, layers, operations, shown)))
+        write_whole(path, page.document(page.contents(self.record, chosen, layers, operations, shown)))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ledger:

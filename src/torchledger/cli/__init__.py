@@ -1,4 +1,4 @@
-"""The command line: `torchledger stat`, `memory`, `fit`, `report`, `models`. What the user got wrong is one line, status 2."""
+"""The command line: `torchledger stat`, `memory`, `fit`, `report`, `models`; a user's error is one line, status 2."""
 
 from __future__ import annotations
 

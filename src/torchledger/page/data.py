@@ -112,7 +112,7 @@ def _moved(row: dict[str, Cell]) -> Cell:
 
 
 def _value(cell: Cell) -> object:
-    """Return a cell as in the JSON of a table, but with names that cannot move the cursor and large integers as text."""
+    """Return a cell as in a table's JSON, but names cannot move the cursor, and large integers are text."""
     if isinstance(cell, str):
         return printable(cell)
     if isinstance(cell, AtLeast):

@@ -30,7 +30,7 @@ def check_libraries() -> None:
         _path(package, file)
 
 
-def document(title: str, data: Mapping[str, object]) -> str:
+def document(data: Mapping[str, object]) -> str:
     """Return the file. Raise UserError where plotly or itables is missing.
 
     The policy in its head lets the browser run these scripts and load nothing, whatever is in the data.
@@ -39,7 +39,7 @@ def document(title: str, data: Mapping[str, object]) -> str:
     script = f'(() => {{\n"use strict";\n{script}}})();\n'
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {
-        "title": html.escape(title),
+        "title": html.escape(f"{data['model']}"),
         "policy": f"default-src 'none'; script-src 'sha256-{digest}' blob:; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'",
         "table_style": _path(*TABLE_STYLE).read_text(encoding="utf-8"),

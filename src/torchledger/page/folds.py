@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torchledger.views import Cell, Table
+from torchledger.views import Table
 
 OF_ONE_RUN = frozenset({"module", "seconds_measured", "duration_percent"})  # may differ between equal blocks
 

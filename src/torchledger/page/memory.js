@@ -39,9 +39,18 @@ function momentText(moment) {
   return operation === null ? "after the last operation" : `${operation} in ${placeName(memory.modules[memory.at[moment]])}, ${phaseAt(moment)}`;
 }
 
+// Where phases begin, but for those too short for their name, when there is more than one.
+function longPhases() {
+  const moments = memory.live.length;
+  const ends = [...memory.phases.slice(1).map(([start]) => start), moments];
+  const long = memory.phases.filter(([start], place) => ends[place] - start > 0.08 * moments);
+  return memory.phases.length > 2 ? long : [];
+}
+
 let categoryLines = null;
 
 function drawTimeline() {
+  if (!Plotly) return;
   categoryLines ??= byCategory();
   const moments = drawnMoments();
   const place = document.getElementById("timeline");
@@ -53,15 +62,15 @@ function drawTimeline() {
   const layout = {
     margin: { l: 60, r: 10, t: 26, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: ink("--ink"), family: "system-ui, sans-serif", size: 12 },
-    xaxis: { title: { text: "operation" }, gridcolor: ink("--line"), zeroline: false, fixedrange: true },
+    xaxis: { title: { text: "operation" }, gridcolor: ink("--line"), zeroline: false, fixedrange: true, range: [1, Math.max(2, memory.live.length)] },
     yaxis: { title: { text: "bytes alive" }, gridcolor: ink("--line"), tickformat: "~s", ticksuffix: "B", rangemode: "tozero", fixedrange: true },
     hovermode: "x unified",
     hoverlabel: { bgcolor: ink("--card"), bordercolor: ink("--line"), font: { color: ink("--ink") } },
+    showlegend: innerWidth > 640, // the table below has the colours too
     legend: { orientation: "h", y: -0.2 },
     shapes: shapes(),
-    annotations: memory.phases.filter(([start, name]) => data.memory.phases.length > 2 && name !== "end" && start < memory.live.length)
-      .filter((_, index, all) => all.length <= 8).map(([start, name]) => (
-        { x: start + 1, y: 1, yref: "paper", yanchor: "bottom", xanchor: "left", text: escaped(name), showarrow: false })),
+    annotations: longPhases().map(([start, name]) => (
+      { x: start + 1, y: 1, yref: "paper", yanchor: "bottom", xanchor: "left", text: escaped(name), showarrow: false })),
   };
   Plotly.react(place, traces, layout, { displayModeBar: false, responsive: true });
   if (!place.dataset.ready) {

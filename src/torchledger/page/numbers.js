@@ -120,6 +120,7 @@ const folds = data.folds.map(([path, members]) => {
   return {
     ...rows[0],
     index: layers.length + members[0],
+    place: members[0],
     path,
     members: rows,
     times: rows.length,

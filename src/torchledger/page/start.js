@@ -1,7 +1,5 @@
 // The libraries, the switch, the tabs, and what is said in words.
 
-let Plotly;
-let ITable;
 
 async function unpacked(id) {
   const packed = Uint8Array.from(atob(document.getElementById(id).textContent), (mark) => mark.charCodeAt(0));
@@ -9,17 +7,23 @@ async function unpacked(id) {
   return URL.createObjectURL(new Blob([await new Response(stream).arrayBuffer()], { type: "text/javascript" }));
 }
 
-async function load() {
-  const [plotly, tables] = await Promise.all([unpacked("plotly"), unpacked("tables")]);
-  const script = element("script", { src: plotly });
+async function loadTables() {
+  const url = await unpacked("tables");
+  ({ ITable } = await import(url));
+  URL.revokeObjectURL(url);
+}
+
+async function loadCharts() {
+  const url = await unpacked("plotly");
+  const script = element("script", { src: url });
   const loaded = new Promise((resolve, reject) => { script.onload = resolve; script.onerror = () => reject(new Error("plotly did not load")); });
   document.head.append(script);
-  ({ ITable } = await import(tables));
   await loaded;
   Plotly = window.Plotly;
-  URL.revokeObjectURL(plotly);
-  URL.revokeObjectURL(tables);
+  URL.revokeObjectURL(url);
 }
+
+const painted = () => new Promise((resolve) => { requestAnimationFrame(() => setTimeout(resolve)); setTimeout(resolve, 200); });
 
 function makeHeader() {
   document.getElementById("model").textContent = data.model;
@@ -180,14 +184,19 @@ async function start() {
   makeNotices();
   makeSwitch();
   makeCounting();
-  await load();
+  await loadTables();
   makeTables();
   makeTabs();
   makeExpand();
   if (memory) makeMemory();
   drawAll();
+  document.documentElement.dataset.ready = "tables";
+  await painted(); // what can be read is there before the charts, which take longer to load
+  await loadCharts();
+  drawIcicle();
+  if (memory && !document.getElementById("panel-memory").hidden) drawTimeline();
   preparePrint();
-  document.documentElement.dataset.ready = "yes";
+  document.documentElement.dataset.ready = "all";
 }
 
 start().catch((error) => {

@@ -1,6 +1,7 @@
 // The tables of layers and of kinds of operations: DataTables, as itables packs it.
 
 const PAGE = 50;
+let ITable; // once it is loaded
 const escapedText = (value, type) => (type === "filter" ? escaped(value) : value);
 
 // A column of text. DataTables takes strings for markup: it gets nodes to show, and escaped text to search in.
@@ -14,6 +15,23 @@ function textColumn(title, read, className, show = null) {
     },
   };
 }
+
+const MOST_SHAPES = 4;
+
+// An optimizer takes hundreds of tensors at once: equal shapes in a row are counted, and of many the first are shown.
+function shapesText(text) {
+  const runs = [];
+  for (const shape of text.split(", ")) {
+    const last = runs.at(-1);
+    if (last && last.shape === shape) last.times += 1;
+    else runs.push({ shape, times: 1 });
+  }
+  const shown = runs.slice(0, MOST_SHAPES).map(({ shape, times }) => (times > 1 ? `${times} × ${shape}` : shape)).join(", ");
+  const rest = runs.slice(MOST_SHAPES).reduce((count, { times }) => count + times, 0);
+  return rest ? `${shown} and ${rest.toLocaleString("en")} more` : shown;
+}
+
+const shapeColumn = (title, name) => textColumn(title, (row) => row.text(name), "shape", (row, value) => element("span", {}, shapesText(value)));
 
 function numberColumn(title, read, unit, name) {
   return {
@@ -35,6 +53,9 @@ function shareColumn() {
   };
 }
 
+// Rows that weigh the same stand in the order in which they ran.
+const placeColumn = () => ({ title: "place", name: "place", data: null, type: "num", visible: false, searchable: false, render: (row) => row.place ?? row.index });
+
 function layerName(row, value) {
   const name = element("span", {}, value);
   if (row.times > 1) name.append(element("span", { class: "times", title: `${row.times} equal rows` }, `×${row.times}`));
@@ -50,9 +71,9 @@ function layerColumns() {
   if (data.layers.columns.includes("kind")) columns.push(textColumn("kind", (row) => row.text("kind"), "word"));
   columns.push(...shownIn(data.layers).map(({ name, title, unit }) => numberColumn(title, (row) => row.amounts.get(name), unit, name)));
   if (layers.some((row) => row.calls > 1)) columns.push(numberColumn("calls", (row) => count(row.calls), "", "calls"));
-  columns.push(textColumn("input shape", (row) => row.text("input_shape"), "shape"), textColumn("output shape", (row) => row.text("output_shape"), "shape"));
+  columns.push(shapeColumn("input shape", "input_shape"), shapeColumn("output shape", "output_shape"));
   if (layers.some((row) => row.text("note"))) columns.push(textColumn("note", (row) => row.text("note"), "word"));
-  return columns;
+  return [...columns, placeColumn()];
 }
 
 function operationColumns() {
@@ -61,17 +82,20 @@ function operationColumns() {
     shareColumn(),
     numberColumn("calls", (row) => count(row.calls), "", "calls"),
     ...shownIn(data.operations).map(({ name, title, unit }) => numberColumn(title, (row) => row.amounts.get(name), unit, name)),
+    placeColumn(),
   ];
 }
 
 // What a table shows besides its rows: which rows there are while nothing is searched, and the total of those there.
 function summedTable({ id, matches, columns, rows, shown, noun }) {
   const holder = document.getElementById(id);
-  const foot = element("tr", {}, ...columns.map((column) => element("th", { class: column.className, scope: column.className === "path" ? "row" : "col" })));
-  holder.append(element("tfoot", {}, foot));
+  const foot = element("tr", {}, ...columns.map((column, place) => element(place ? "td" : "th", { class: column.className ?? "" })));
+  const sums = element("tfoot", {}, foot);
+  holder.append(sums);
   const widget = new ITable(holder, {
     columns,
     order: [[1, "desc"]],
+    orderFixed: { post: [[columns.length - 1, "asc"]] },
     pageLength: PAGE,
     lengthMenu: [[25, PAGE, 200, -1], [25, PAGE, 200, "all"]],
     autoWidth: false,
@@ -85,6 +109,7 @@ function summedTable({ id, matches, columns, rows, shown, noun }) {
   const scroll = element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Table of ${noun[1]}` });
   holder.replaceWith(scroll);
   scroll.append(holder);
+  holder.append(sums); // below the rows also on paper
   const searching = () => widget.search() !== "";
   widget.search.fixed("shown", (_, row) => shown(row, searching()));
   widget.rows.add(rows);
@@ -94,17 +119,19 @@ function summedTable({ id, matches, columns, rows, shown, noun }) {
     const whole = total(state.quantity);
     const { title, unit } = byName.get(state.quantity);
     const cells = columns.map((column, place) => {
+      if (column.visible === false) return null;
       if (place === 0) return searching() ? `total of ${plural(there.length, "match", "matches")}` : "total";
       if (column.name === "share") return number(sum(there.map((row) => row.amounts.get(state.quantity))), unit);
       if (!byName.has(column.name)) return "";
       return number(sum(there.map((row) => row.amounts.get(column.name))), byName.get(column.name).unit);
     });
-    cells.forEach((cell, place) => foot.children[place].replaceChildren(cell));
+    cells.forEach((cell, place) => { if (cell !== null) foot.children[place].replaceChildren(cell); });
     const found = sum(there.map((row) => row.amounts.get(state.quantity)));
     document.getElementById(matches).textContent = searching()
       ? `${plural(there.length, noun[0], noun[1])} match: ${written(found, unit)} ${title}, ${percent(size(found), size(whole))} of ${written(whole, unit)}`
       : "";
     columns.forEach((column, place) => {
+      if (column.visible === false) return;
       const chosen = column.name === state.quantity || column.name === "share";
       widget.column(place).header().classList.toggle("chosen", chosen);
     });

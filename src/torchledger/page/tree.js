@@ -53,13 +53,21 @@ function nodesOf(root) {
 
 const heaviestFirst = (nodes) => [...nodes].sort((one, other) => size(other.amounts.get(state.quantity)) - size(one.amounts.get(state.quantity)));
 
-// "3 of 12 under two levels deep" is of no use: the colour is that of the branch under the root.
-function branchColours(root) {
-  const colours = new Map([[root, ink("--card")]]);
-  root.children.forEach((child, place) => colours.set(child, PALETTE[place % PALETTE.length]));
-  for (const node of nodesOf(root)) if (!colours.has(node)) colours.set(node, colours.get(node.parent));
+// A module has the colour of its branch: branches begin where there is more than one.
+function branchColours(nodes) {
+  const colours = new Map();
+  const below = new Map(nodes.map((node) => [node, []]));
+  for (const node of nodes) if (node.parent) below.get(node.parent).push(node);
+  let place = 0;
+  for (const node of nodes) {
+    const alone = node.parent === null || (colours.get(node.parent) === null && below.get(node.parent).length === 1);
+    if (alone) colours.set(node, null);
+    else colours.set(node, colours.get(node.parent) ?? PALETTE[place++ % PALETTE.length]);
+  }
   return colours;
 }
+
+let Plotly; // once it is loaded
 
 function drawIcicle() {
   const root = tree();
@@ -71,10 +79,10 @@ function drawIcicle() {
     ? `Width is ${title}. Click a module to go into it, and the bar above to come back. The list below says the same.`
     : `There are no ${title} here, so there is nothing to draw.`;
   place.hidden = !whole;
-  if (!whole) return;
+  if (!whole || !Plotly) return;
   place.setAttribute("aria-label", `Icicle of the module tree by ${title}; the list below it says the same.`);
   const shown = nodesOf(root).filter((node) => size(node.amounts.get(state.quantity)) > 0);
-  const colours = branchColours(root);
+  const colours = branchColours(shown);
   const name = (node) => escaped(node.name) + (node.times > 1 ? ` ×${node.times}` : "");
   const trace = {
     type: "icicle",
@@ -88,9 +96,10 @@ function drawIcicle() {
       percent(size(node.amounts.get(state.quantity)), whole)]),
     hovertemplate: "<b>%{customdata[0]}</b> %{customdata[1]}<br>%{customdata[2]}<br>%{customdata[3]}<extra></extra>",
     texttemplate: "%{label}<br>%{text}",
-    marker: { colors: shown.map((node) => colours.get(node)), line: { width: 1, color: ink("--paper") } },
-    textfont: { color: shown.map((node) => (node.parent === null ? ink("--ink") : "#14181d")) },
+    marker: { colors: shown.map((node) => colours.get(node) ?? ink("--card")), line: { width: 1, color: ink("--paper") } },
+    textfont: { color: shown.map((node) => (colours.get(node) === null ? ink("--ink") : "#14181d")) },
     maxdepth: 5,
+    leaf: { opacity: 1 },
     sort: true,
     tiling: { orientation: "v", pad: 0 },
     pathbar: { visible: true, thickness: 26, textfont: { color: "#14181d" } },
@@ -99,6 +108,7 @@ function drawIcicle() {
     margin: { l: 0, r: 0, t: 28, b: 0 },
     paper_bgcolor: "rgba(0,0,0,0)",
     font: { color: ink("--ink"), family: "system-ui, sans-serif", size: 13 },
+    uniformtext: { minsize: 10, mode: "hide" },
     uirevision: String(state.expanded),
   };
   Plotly.react(place, [trace], layout, { displayModeBar: false, responsive: true });
@@ -116,12 +126,27 @@ function line(node, whole) {
     element("span", { class: "number" }, percent(size(one), whole))];
 }
 
+// What has none of the quantity, out of the way.
+function others(nodes, whole) {
+  const { title } = byName.get(state.quantity);
+  const details = element("details", {}, element("summary", {}, element("span", { class: "kind" }, `${nodes.length.toLocaleString("en")} without ${title}`)));
+  details.addEventListener("toggle", () => {
+    if (details.childElementCount < 2) details.append(element("div", {}, ...nodes.map((node) => branch(node, whole))));
+  });
+  return details;
+}
+
 function branch(node, whole) {
   if (!node.children.length) return element("div", { class: "leaf" }, ...line(node, whole));
   const details = element("details", {}, element("summary", {}, ...line(node, whole)));
   const fill = () => {
     if (details.childElementCount > 1) return;
-    details.append(element("div", {}, ...heaviestFirst(node.children).map((child) => branch(child, whole))));
+    const children = heaviestFirst(node.children);
+    const heavy = state.expanded ? children : children.filter((child) => size(child.amounts.get(state.quantity)) > 0);
+    const rest = children.slice(heavy.length);
+    const below = element("div", {}, ...heavy.map((child) => branch(child, whole)));
+    if (rest.length) below.append(others(rest, whole));
+    details.append(below);
   };
   if (state.expanded || open.has(node.id)) { details.open = true; fill(); }
   details.addEventListener("toggle", () => {
