@@ -2,7 +2,9 @@
 
 
 async function unpacked(id) {
-  const packed = Uint8Array.from(atob(document.getElementById(id).textContent), (mark) => mark.charCodeAt(0));
+  const text = atob(document.getElementById(id).textContent);
+  const packed = new Uint8Array(text.length);
+  for (let place = 0; place < text.length; place += 1) packed[place] = text.charCodeAt(place);
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   return URL.createObjectURL(new Blob([await new Response(stream).arrayBuffer()], { type: "text/javascript" }));
 }

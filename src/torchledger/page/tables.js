@@ -113,6 +113,7 @@ function summedTable({ id, matches, columns, rows, shown, noun }) {
   const searching = () => widget.search() !== "";
   widget.search.fixed("shown", (_, row) => shown(row, searching()));
   widget.rows.add(rows);
+  let read = state.quantity; // what DataTables has read of the share's column
 
   function add() {
     const there = widget.rows({ search: "applied" }).data().toArray();
@@ -143,7 +144,8 @@ function summedTable({ id, matches, columns, rows, shown, noun }) {
     draw() {
       const header = widget.column(1).header().querySelector(".dt-column-title");
       header.textContent = `${byName.get(state.quantity).title}, share`;
-      widget.rows().invalidate("data");
+      if (read !== state.quantity) widget.rows().invalidate("data");
+      read = state.quantity;
       widget.draw();
     },
     all(every) { widget.page.len(every ? -1 : PAGE).draw(); },

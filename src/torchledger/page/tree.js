@@ -1,6 +1,7 @@
 // The module tree, as an icicle (plotly) and as a list that opens with the keyboard.
 
 const PALETTE = ["#8fbfe8", "#f2c879", "#9ed9b4", "#e6a5c9", "#c9b8ec", "#f0a98f", "#a9dbe0", "#d8d58a"];
+const MOST_AREAS = 1500; // of more, those that would be narrower than a pixel are left out
 
 // Nodes: {id, name, kind, times, amounts: rows of its own and below, children}.
 function grown(rows) {
@@ -81,7 +82,11 @@ function drawIcicle() {
   place.hidden = !whole;
   if (!whole || !Plotly) return;
   place.setAttribute("aria-label", `Icicle of the module tree by ${title}; the list below it says the same.`);
-  const shown = nodesOf(root).filter((node) => size(node.amounts.get(state.quantity)) > 0);
+  const all = nodesOf(root).filter((node) => size(node.amounts.get(state.quantity)) > 0);
+  const shown = all.length > MOST_AREAS ? all.filter((node) => size(node.amounts.get(state.quantity)) * MOST_AREAS > whole) : all;
+  if (shown.length < all.length) {
+    hint.textContent += ` ${(all.length - shown.length).toLocaleString("en")} modules and operations too small to see are in the list alone.`;
+  }
   const colours = branchColours(shown);
   const name = (node) => escaped(node.name) + (node.times > 1 ? ` ×${node.times}` : "");
   const trace = {
@@ -150,7 +155,10 @@ function branch(node, whole) {
   };
   if (state.expanded || open.has(node.id)) { details.open = true; fill(); }
   details.addEventListener("toggle", () => {
-    if (details.open) { fill(); open.add(node.id); } else if (!state.expanded) open.delete(node.id);
+    if (details.open) fill();
+    if (state.expanded) return;
+    if (details.open) open.add(node.id);
+    else open.delete(node.id);
   });
   return details;
 }
