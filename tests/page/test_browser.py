@@ -21,7 +21,6 @@ playwright = pytest.importorskip(
 )
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-PHONE = {"viewport": {"width": 390, "height": 844}}
 FOOT = "#layer-table tfoot data"
 Open = Callable[..., Any]
 
@@ -294,11 +293,12 @@ def test_dark_and_light(show: Open) -> None:
     assert shown.evaluate(brightness) == 255
 
 
-def test_a_phone_scrolls_down_alone(show: Open) -> None:
-    shown = show(paging.ledger(training=True), **PHONE)
+@pytest.mark.parametrize("width", [390, 800])  # a phone, a tablet
+def test_narrow_screens_scroll_down_alone(show: Open, width: int) -> None:
+    shown = show(paging.ledger(training=True), viewport={"width": width, "height": 844})
     for tab in ("Layers", "Operations", "Memory", "How it is counted"):
         shown.get_by_role("tab", name=tab).click()
-        assert shown.evaluate("document.documentElement.scrollWidth") <= 390, tab
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width, tab
 
 
 def test_on_paper(show: Open) -> None:
