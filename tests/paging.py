@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 from html.parser import HTMLParser
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from torchledger import Ledger, analyze
+
+# Their scripts go into the page; the packages are not imported.
+MISSING = [name for name in ("plotly", "itables") if importlib.util.find_spec(name) is None]
+needs_libraries = pytest.mark.skipif(bool(MISSING), reason=f"no {MISSING}: pip install 'torchledger[report]'")
 
 IMAGE = "<img src=x onerror='broken=1'>"
 HOSTILE = ("</script>" + IMAGE, "&lt;b&gt;" + IMAGE, "<b>&amp;%{label}</b>", "=HYPERLINK(1)")

@@ -14,8 +14,7 @@ import torch
 from torchledger import Ledger, analyze
 from torchledger.page.folds import folds
 
-for library in ("plotly", "itables"):
-    pytest.importorskip(library, reason=f"the page is made with {library}: pip install 'torchledger[report]'")
+pytestmark = paging.needs_libraries
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="the browser is driven by playwright: pip install playwright"
 )

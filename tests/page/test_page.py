@@ -24,8 +24,7 @@ from torchledger.page.folds import folds
 from torchledger.pricing import CONVENTIONS
 from torchledger.views import Column, Table
 
-pytest.importorskip("plotly", reason="the page's charts are plotly's: pip install 'torchledger[report]'")
-pytest.importorskip("itables", reason="the page's tables are itables': pip install 'torchledger[report]'")
+pytestmark = paging.needs_libraries
 
 MOST_BYTES = 6_000_000
 
