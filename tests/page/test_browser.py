@@ -213,6 +213,9 @@ def test_tabs(show: Open) -> None:
     assert dict(zip(names(shown, "operation"), column(shown, "macs", "operation"), strict=True)) == {
         name: str(macs) for name, macs in expected.items()
     }
+    choose(shown, "params")
+    assert "This table has no params" in shown.locator("#operation-matches").inner_text()
+    shown.get_by_role("tab", name="Operations").focus()
     shown.keyboard.press("ArrowRight")
     assert shown.locator("#panel-memory").is_visible() and shown.evaluate("document.activeElement.id") == "tab-memory"
     shown.keyboard.press("End")

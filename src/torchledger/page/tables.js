@@ -128,9 +128,12 @@ function summedTable({ id, matches, columns, rows, shown, noun }) {
     });
     cells.forEach((cell, place) => { if (cell !== null) foot.children[place].replaceChildren(cell); });
     const found = sum(there.map((row) => row.amounts.get(state.quantity)));
-    document.getElementById(matches).textContent = searching()
-      ? `${plural(there.length, noun[0], noun[1])} match: ${written(found, unit)} ${title}, ${percent(size(found), size(whole))} of ${written(whole, unit)}`
-      : "";
+    const said = `${plural(there.length, noun[0], noun[1])} match`;
+    const counted = columns.some((column) => column.name === state.quantity);
+    const sums = `${written(found, unit)}${unit === "s" ? "" : " " + title}, ${percent(size(found), size(whole))} of ${written(whole, unit)}`;
+    document.getElementById(matches).textContent = !counted
+      ? `This table has no ${title}: they are a layer's. ${searching() ? said : ""}`
+      : searching() ? `${said}: ${sums}` : "";
     columns.forEach((column, place) => {
       if (column.visible === false) return;
       const chosen = column.name === state.quantity || column.name === "share";
