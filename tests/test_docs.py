@@ -135,9 +135,11 @@ def test_commands_of_the_readme_run(
     with torch.no_grad():
         torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.zeros(2, 4),)), "net.pt2")
     commands = re.findall(
-        r"^    (?:\$ )?torchledger ((?:stat|models|memory|fit|compare|check).*?)(?: +#.*)?$", README, re.MULTILINE
+        r"^    (?:\$ )?torchledger ((?:stat|models|memory|fit|report|compare|check).*?)(?: +#.*)?$",
+        README,
+        re.MULTILINE,
     )
-    assert len(commands) == 21
+    assert len(commands) == 22
     for command in commands:
         with pytest.raises(SystemExit) as done:
             main(command.split())

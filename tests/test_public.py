@@ -67,7 +67,7 @@ def test_methods() -> None:
 
     assert public(Ledger) == {
         "assumptions", "by_layer", "by_module", "by_operation", "totals", "unknown",
-        "from_json", "load", "memory", "save", "to_json",
+        "from_json", "load", "memory", "save", "save_html", "to_json",
     }  # fmt: skip
     assert public(MemoryReport) == {
         "after_forward", "alive", "at", "fits", "least_bytes", "live", "moment", "moments", "notes", "peak",

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from torchledger import pricing, views
+from torchledger import page, pricing, views
 from torchledger.errors import UserError
 from torchledger.memory_report import MemoryReport
 from torchledger.record import Phase, Record, read_record
 from torchledger.tables import Table
 from torchledger.views import Cell
-from torchledger.writing import write_whole
+from torchledger.writing import check_writable, write_whole
 
 PHASES = get_args(Phase)
 
@@ -106,6 +106,22 @@ class Ledger:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the ledger as JSON. An existing file is replaced whole or not at all."""
         write_whole(path, json.dumps(self.to_json(), separators=(",", ":")) + "\n")
+
+    def save_html(self, path: str | os.PathLike[str], convention: str = "full", device: str = "cuda") -> None:
+        """Write a page to look at: one HTML file that works offline. Needs plotly and itables (`torchledger[report]`).
+
+        Args:
+            path: an existing file is replaced whole or not at all.
+            convention: under which its tables are priced.
+            device: whose memory it shows, "cuda" or "cpu".
+        """
+        chosen = self._convention(convention)
+        page.check_libraries()
+        check_writable(path)
+        memory = self.memory(device)  # also without allocations: an unknown device is said
+        shown = memory if self.record.allocations else None
+        layers, operations = self.by_layer(convention), self.by_operation(convention)
+        write_whole(path, page.document(page.contents(self.record, chosen, layers, operations, shown)))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ledger:

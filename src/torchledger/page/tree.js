@@ -1,0 +1,169 @@
+// The module tree, as an icicle (plotly) and as a list that opens with the keyboard.
+
+const PALETTE = ["#8fbfe8", "#f2c879", "#9ed9b4", "#e6a5c9", "#c9b8ec", "#f0a98f", "#a9dbe0", "#d8d58a"];
+const MOST_AREAS = 1500; // of more, those that would be narrower than a pixel are left out
+
+// Nodes: {id, name, kind, times, amounts: rows of its own and below, children}.
+function grown(rows) {
+  const root = { id: "", name: data.model, kind: "", times: 1, rows: [], children: [], parent: null };
+  const nodes = new Map([["", root]]);
+  const all = [root];
+  const add = (node) => { all.push(node); node.parent.children.push(node); return node; };
+  for (const row of rows) {
+    let node = root;
+    let path = "";
+    for (const name of row.path === "" ? [] : row.path.split(".")) {
+      path = path === "" ? name : `${path}.${name}`;
+      if (!nodes.has(path)) {
+        nodes.set(path, add({ id: path, name, kind: data.kinds[path] ?? "", times: 1, rows: [], children: [], parent: node }));
+      }
+      node = nodes.get(path);
+    }
+    if (row.isOperation) {
+      const label = row.text("kind");
+      node = add({ id: `${path}#${row.index}`, name: label, kind: "operation", times: row.times, rows: [], children: [], parent: node });
+    } else {
+      node.kind = node.kind || row.text("kind");
+    }
+    node.rows.push(row);
+  }
+  for (const node of all.reverse()) {
+    const counts = /^\d+([,–]\d+)+$/.test(node.name) ? node.name.split(",") : [];
+    for (const range of counts) {
+      const [first, last = first] = range.split("–").map(Number);
+      node.times += last - first + 1;
+    }
+    if (counts.length) node.times -= 1;
+    node.amounts = new Map(data.quantities.map(({ name }) => [
+      name, sum([...node.rows.map((row) => row.amounts.get(name)), ...node.children.map((child) => child.amounts.get(name))])]));
+  }
+  return root;
+}
+
+const trees = new Map();
+function tree() {
+  if (!trees.has(state.expanded)) trees.set(state.expanded, grown(state.expanded ? layers : foldedRows));
+  return trees.get(state.expanded);
+}
+
+function nodesOf(root) {
+  const found = [root];
+  for (let place = 0; place < found.length; place += 1) found.push(...found[place].children);
+  return found;
+}
+
+const heaviestFirst = (nodes) => [...nodes].sort((one, other) => size(other.amounts.get(state.quantity)) - size(one.amounts.get(state.quantity)));
+
+// A module has the colour of its branch: branches begin where there is more than one.
+function branchColours(nodes) {
+  const colours = new Map();
+  const below = new Map(nodes.map((node) => [node, []]));
+  for (const node of nodes) if (node.parent) below.get(node.parent).push(node);
+  let place = 0;
+  for (const node of nodes) {
+    const alone = node.parent === null || (colours.get(node.parent) === null && below.get(node.parent).length === 1);
+    if (alone) colours.set(node, null);
+    else colours.set(node, colours.get(node.parent) ?? PALETTE[place++ % PALETTE.length]);
+  }
+  return colours;
+}
+
+let Plotly; // once it is loaded
+
+function drawIcicle() {
+  const root = tree();
+  const { unit, title } = byName.get(state.quantity);
+  const place = document.getElementById("icicle");
+  const whole = size(root.amounts.get(state.quantity));
+  const hint = document.getElementById("tree-hint");
+  hint.textContent = whole
+    ? `Width is ${title}. Click a module to go into it, and the bar above to come back. The list below says the same.`
+    : `There are no ${title} here, so there is nothing to draw.`;
+  place.hidden = !whole;
+  if (!whole || !Plotly) return;
+  place.setAttribute("aria-label", `Icicle of the module tree by ${title}; the list below it says the same.`);
+  const all = nodesOf(root).filter((node) => size(node.amounts.get(state.quantity)) > 0);
+  const shown = all.length > MOST_AREAS ? all.filter((node) => size(node.amounts.get(state.quantity)) * MOST_AREAS > whole) : all;
+  if (shown.length < all.length) {
+    hint.textContent += ` ${(all.length - shown.length).toLocaleString("en")} modules and operations too small to see are in the list alone.`;
+  }
+  const colours = branchColours(shown);
+  const name = (node) => escaped(node.name) + (node.times > 1 ? ` ×${node.times}` : "");
+  const trace = {
+    type: "icicle",
+    branchvalues: "total",
+    ids: shown.map((node) => node.id || "(root)"),
+    parents: shown.map((node) => (node.parent === null ? "" : node.parent.id || "(root)")),
+    labels: shown.map(name),
+    values: shown.map((node) => size(node.amounts.get(state.quantity))),
+    text: shown.map((node) => written(node.amounts.get(state.quantity), unit)),
+    customdata: shown.map((node) => [escaped(node.id.split("#")[0] || "the whole model"), escaped(node.kind), inFull(node.amounts.get(state.quantity), unit),
+      percent(size(node.amounts.get(state.quantity)), whole)]),
+    hovertemplate: "<b>%{customdata[0]}</b> %{customdata[1]}<br>%{customdata[2]}<br>%{customdata[3]}<extra></extra>",
+    texttemplate: "%{label}<br>%{text}",
+    marker: { colors: shown.map((node) => colours.get(node) ?? ink("--card")), line: { width: 1, color: ink("--paper") } },
+    textfont: { color: shown.map((node) => (colours.get(node) === null ? ink("--ink") : "#14181d")) },
+    maxdepth: 5,
+    leaf: { opacity: 1 },
+    sort: true,
+    tiling: { orientation: "v", pad: 0 },
+    pathbar: { visible: true, thickness: 26, textfont: { color: "#14181d" } },
+  };
+  const layout = {
+    margin: { l: 0, r: 0, t: 28, b: 0 },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    font: { color: ink("--ink"), family: "system-ui, sans-serif", size: 13 },
+    uniformtext: { minsize: 10, mode: "hide" },
+    uirevision: String(state.expanded),
+  };
+  Plotly.react(place, [trace], layout, { displayModeBar: false, responsive: true });
+}
+
+// Open branches of the list, which stay open while the quantity changes.
+const open = new Set([""]);
+
+function line(node, whole) {
+  const one = node.amounts.get(state.quantity);
+  const name = element("span", { class: "name" }, node.name || "(unnamed)");
+  if (node.times > 1) name.append(element("span", { class: "times" }, `×${node.times}`));
+  if (node.kind) name.append(element("span", { class: "kind" }, node.kind));
+  return [name, bar(whole ? size(one) / whole : 0), element("span", { class: "number" }, number(one, byName.get(state.quantity).unit)),
+    element("span", { class: "number" }, percent(size(one), whole))];
+}
+
+// What has none of the quantity, out of the way.
+function others(nodes, whole) {
+  const { title } = byName.get(state.quantity);
+  const details = element("details", {}, element("summary", {}, element("span", { class: "kind" }, `${nodes.length.toLocaleString("en")} without ${title}`)));
+  details.addEventListener("toggle", () => {
+    if (details.childElementCount < 2) details.append(element("div", {}, ...nodes.map((node) => branch(node, whole))));
+  });
+  return details;
+}
+
+function branch(node, whole) {
+  if (!node.children.length) return element("div", { class: "leaf" }, ...line(node, whole));
+  const details = element("details", {}, element("summary", {}, ...line(node, whole)));
+  const fill = () => {
+    if (details.childElementCount > 1) return;
+    const children = heaviestFirst(node.children);
+    const heavy = state.expanded ? children : children.filter((child) => size(child.amounts.get(state.quantity)) > 0);
+    const rest = children.slice(heavy.length);
+    const below = element("div", {}, ...heavy.map((child) => branch(child, whole)));
+    if (rest.length) below.append(others(rest, whole));
+    details.append(below);
+  };
+  if (state.expanded || open.has(node.id)) { details.open = true; fill(); }
+  details.addEventListener("toggle", () => {
+    if (details.open) fill();
+    if (state.expanded) return;
+    if (details.open) open.add(node.id);
+    else open.delete(node.id);
+  });
+  return details;
+}
+
+function drawOutline() {
+  const root = tree();
+  document.getElementById("outline").replaceChildren(branch(root, size(root.amounts.get(state.quantity))));
+}

@@ -1,0 +1,350 @@
+"""The page in a browser: Chromium, driven by playwright. What the DOM shows is what the tables say."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import paging
+import pytest
+import torch
+
+from torchledger import Ledger, analyze
+from torchledger.page.folds import folds
+
+pytestmark = paging.needs_libraries
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the browser is driven by playwright: pip install playwright"
+)
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FOOT = "#layer-table tfoot data"
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start Debian's Chromium, or another one that is there."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("no browser: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
+    """Open a ledger's page; at the end of the test nothing may have been asked of a network, and nothing complained."""
+    complaints: list[str] = []
+    opened = []
+
+    def show(ledger: Ledger, save: dict[str, Any] | None = None, **options: Any) -> Any:
+        path = tmp_path / "report.html"
+        ledger.save_html(path, **(save or {}))
+        context = browser.new_context(**options)
+        opened.append(context)
+        shown = context.new_page()
+        shown.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        shown.on("pageerror", lambda error: complaints.append(str(error)))
+        shown.on("dialog", lambda dialog: complaints.append(dialog.message))
+        shown.on("request", lambda request: asked(request.url))
+        shown.goto(path.as_uri())
+        shown.wait_for_selector("html[data-ready=all]")
+        return shown
+
+    def asked(url: str) -> None:
+        if not url.startswith(("file:", "blob:", "data:")):
+            complaints.append(f"asked for {url}")
+
+    yield show
+    for context in opened:
+        context.close()
+    assert complaints == []
+
+
+def value(shown: Any, selector: str) -> str:
+    return str(shown.locator(selector).first.get_attribute("value"))
+
+
+def column(shown: Any, name: str, table: str = "layer") -> list[str]:
+    """Return the exact values of a column of numbers, of the rows that are shown."""
+    heads = shown.locator(f"#{table}-table thead th").all_inner_texts()
+    place = heads.index(name) + 1
+    return [
+        str(cell.get_attribute("value"))
+        for cell in shown.locator(f"#{table}-table tbody td:nth-child({place}) data").all()
+    ]
+
+
+def names(shown: Any, table: str = "layer") -> list[str]:
+    return [
+        str(text)
+        for text in shown.locator(f"#{table}-table tbody td.path > span").evaluate_all(
+            "spans => spans.map((span) => span.firstChild.textContent)"
+        )
+    ]
+
+
+def until(shown: Any, script: str, expected: object) -> None:
+    """Wait until a script gives a value. The page's policy forbids playwright's own way, which evaluates text."""
+    for _ in range(100):
+        if shown.evaluate(script) == expected:
+            return
+        shown.wait_for_timeout(50)
+    assert shown.evaluate(script) == expected
+
+
+def choose(shown: Any, quantity: str) -> None:
+    shown.locator(f"#by-{quantity}").check(force=True)
+
+
+def test_totals_are_those_of_the_ledger(show: Open) -> None:
+    ledger = paging.ledger(unknown=False)
+    totals = ledger.totals()
+    shown = show(ledger)
+    for name in ("params", "macs", "flops", "activation_bytes"):
+        choose(shown, name)
+        assert value(shown, f"label[for=by-{name}] data") == str(totals[name])
+        assert value(shown, "#outline summary data") == str(totals[name])
+        assert value(shown, "#layer-table tfoot td.share data") == str(totals[name])
+        drawn = shown.evaluate(
+            "(() => { const t = document.getElementById('icicle').data[0]; return [t.ids[0], t.values[0]]; })()"
+        )
+        assert drawn == ["(root)", totals[name]]
+    choose(shown, "bytes")
+    assert value(shown, "#outline summary data") == str(totals["bytes_read"] + totals["bytes_written"])  # type: ignore[operator]
+    sums = [cell.get_attribute("value") for cell in shown.locator(FOOT).all()]
+    expected = [totals[name] for name in ("params", "macs", "flops", "bytes_read", "bytes_written")]
+    assert sums[1:6] == [str(total) for total in expected]
+
+
+@pytest.mark.parametrize("quantity", ["params", "macs", "bytes"])
+def test_heaviest_first_and_the_rows_add_up(show: Open, quantity: str) -> None:
+    ledger = paging.ledger(unknown=False)
+    shown = show(ledger)
+    choose(shown, quantity)
+    found = [int(text) for text in column(shown, f"{quantity}, share")]
+    assert found == sorted(found, reverse=True) and len(set(found)) > 2
+    assert sum(found) == int(value(shown, f"label[for=by-{quantity}] data"))
+    table = ledger.by_layer()
+    folded = {index for fold in folds(table, {})[0] for index in fold.rows[1:]}
+    assert len(found) == len(table.rows) - len(folded) - len(table.free_rows - folded)
+
+
+def test_a_click_on_a_heading_sorts(show: Open) -> None:
+    shown = show(paging.ledger(unknown=False))
+    for name in ("params", "read"):
+        heading = shown.locator("#layer-table thead th").filter(has_text=name).first
+        heading.locator("[role=button]").first.click()
+        shown.locator("th[aria-sort=descending]").filter(has_text=name).wait_for()  # DataTables sorts after the event
+        falling = [int(text) for text in column(shown, name)]
+        assert falling == sorted(falling, reverse=True)
+        heading.locator("[role=button]").first.press("Enter")
+        shown.locator("th[aria-sort=ascending]").filter(has_text=name).wait_for()
+        rising = [int(text) for text in column(shown, name)]
+        assert rising == sorted(falling) and rising != falling
+
+
+def test_a_search_shows_the_total_of_its_matches(show: Open) -> None:
+    ledger = paging.ledger(unknown=False)
+    shown = show(ledger)
+    shown.get_by_label("Search layers:").fill("narrow")
+    rows = [row for row in ledger.by_layer().rows if "narrow" in str(row["module"])]
+    assert sorted(names(shown)) == sorted(str(row["module"]) for row in rows)  # not folded
+    # 4 blocks, 4 * 16 * 8 macs each; params 16 * 8 weights and 8 biases, but for the last block's biases
+    assert [value(shown, f"#layer-table tfoot td:nth-child({place}) data") for place in (2, 5, 4)] == [
+        "2048",
+        "2048",
+        "536",
+    ]
+    assert shown.locator("#layer-matches").inner_text().startswith("4 layers match: 2.048 K macs, ")
+    choose(shown, "params")
+    assert shown.locator("#layer-matches").inner_text().startswith("4 layers match: 536 params, ")
+    assert "total of 4 matches" in shown.locator("#layer-table tfoot").inner_text()
+    shown.get_by_label("Search layers:").fill("no such layer")
+    assert value(shown, FOOT) == "" and "nothing matches" in shown.locator("#layer-table").inner_text()
+
+
+def test_one_button_expands_all(show: Open) -> None:
+    ledger = paging.ledger(unknown=False, training=True)
+    shown = show(ledger)
+    shown.locator(".dt-length select").first.select_option("-1")
+    # Nobody asks for the input's gradient: the backward of block 0 is another than that of 1 and 2.
+    assert "blocks.1–2.wide" in names(shown) and "blocks.1.wide" not in names(shown)
+    before = shown.locator("#outline details[open]").count()
+    assert before == 1
+    shown.get_by_role("button", name="Expand all").click()
+    assert sorted(names(shown)) == sorted(str(row["module"] or "(root)") for row in ledger.by_layer().rows)
+    assert shown.locator("#outline details:not([open])").count() == 0 and shown.locator("#outline details").count() > 5
+    assert value(shown, "#outline summary data") == str(ledger.totals()["macs"])
+    shown.get_by_role("button", name="Collapse all").click()
+    assert "blocks.1–2.wide" in names(shown) and shown.locator("#outline details[open]").count() == before
+
+
+def test_the_tree_opens_with_the_keyboard_and_the_icicle_with_a_click(show: Open) -> None:
+    ledger = paging.ledger(unknown=False)
+    shown = show(ledger)
+    blocks = shown.locator("#outline summary").filter(has_text="blocks").first
+    blocks.focus()
+    blocks.press("Enter")
+    inner = shown.locator("#outline summary").filter(has_text="0–2×3").first
+    inner.wait_for()
+    assert "Block" in inner.inner_text()
+    per_block = 4 * 2 * 8 * 16  # a sample: 8 to 16 and back, batch 4
+    assert inner.locator("data").get_attribute("value") == str(3 * per_block)
+    level = "document.getElementById('icicle')._fullData[0].level"
+    shown.locator("#icicle g.slice").filter(has_text="blocks").first.click()
+    until(shown, level, "blocks")
+    choose(shown, "params")
+    assert shown.evaluate(level) == "blocks"  # it stays there while the quantity changes
+
+
+def test_tabs(show: Open) -> None:
+    ledger = paging.ledger(unknown=False)
+    shown = show(ledger)
+    assert shown.locator("#panel-layers").is_visible() and not shown.locator("#panel-operations").is_visible()
+    shown.get_by_role("tab", name="Operations").click()
+    assert shown.locator("#panel-operations").is_visible() and not shown.locator("#panel-layers").is_visible()
+    expected = {str(row["operation"]): row["macs"] for row in ledger.by_operation().rows if row["priced"]}
+    assert dict(zip(names(shown, "operation"), column(shown, "macs", "operation"), strict=True)) == {
+        name: str(macs) for name, macs in expected.items()
+    }
+    choose(shown, "params")
+    assert "This table has no params" in shown.locator("#operation-matches").inner_text()
+    shown.get_by_role("tab", name="Operations").focus()
+    shown.keyboard.press("ArrowRight")
+    assert shown.locator("#panel-memory").is_visible() and shown.evaluate("document.activeElement.id") == "tab-memory"
+    shown.keyboard.press("End")
+    counting = shown.locator("#panel-counting")
+    assert counting.is_visible() and "multiply-accumulates of contractions" in counting.inner_text()
+    assert "1 GB is 10^9 bytes" in counting.inner_text() and "Convention full" in counting.inner_text()
+
+
+def test_a_click_on_a_moment_lists_what_is_alive(show: Open) -> None:
+    ledger = paging.ledger(unknown=False, training=True)
+    report = ledger.memory()
+    shown = show(ledger)
+    shown.get_by_role("tab", name="Memory").click()
+    assert value(shown, "#moment-said data") == str(report.peak_bytes)
+    box = shown.locator("#timeline .nsewdrag").bounding_box()
+    shown.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    shown.wait_for_selector("#timeline .hoverlayer .legend, #timeline .hoverlayer .hovertext")
+    shown.mouse.click(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    moment = report.moment(int(shown.locator("#moment").input_value()) - 1)
+    assert 0 < moment.index < report.moments / 2
+    for _ in range(2):  # clicked, and one on with the keyboard
+        assert value(shown, "#moment-said data") == str(moment.bytes)
+        assert str(moment) in shown.locator("#moment-said").inner_text()
+        kinds = shown.locator("#alive table").first.locator("tbody tr")
+        found = {
+            row.locator("td").first.inner_text(): int(row.locator("data").get_attribute("value")) for row in kinds.all()
+        }
+        assert found == moment.alive
+        shown.locator("#moment").press("ArrowRight")
+        moment = report.moment(moment.index + 1)
+    shown.get_by_role("button", name="Peak").click()
+    assert value(shown, "#moment-said data") == str(report.peak_bytes)
+
+
+def test_without_allocations_there_is_no_memory_tab(show: Open) -> None:
+    ledger = Ledger.from_json({**paging.ledger(unknown=False).to_json(), "allocations": []})
+    shown = show(ledger)
+    assert shown.get_by_role("tab").all_inner_texts() == ["Layers", "Operations", "How it is counted"]
+
+
+def test_unknown_operations_stand_in_plain_sight(show: Open) -> None:
+    shown = show(paging.ledger())
+    notices = shown.locator("#notices")
+    assert "pagetest::_values, 1 call" in notices.inner_text() and "no rule" in notices.inner_text()
+    assert shown.locator("label[for=by-macs] strong").inner_text().startswith("≥")
+    assert value(shown, "label[for=by-macs] data").startswith(">=")
+    shown = show(paging.ledger(unknown=False))
+    assert "Every operation has a rule" in shown.locator("#notices").inner_text()
+
+
+def test_names_stay_text(show: Open) -> None:
+    shown = show(paging.ledger(training=True))
+    shown.get_by_role("button", name="Expand all").click()
+    shown.locator(".dt-length select").first.select_option("-1")
+    assert set(names(shown)) >= {f"named.{name}" for name in paging.HOSTILE}
+    for name in paging.HOSTILE:
+        shown.get_by_label("Search layers:").fill(name)
+        assert set(names(shown)) == {f"named.{name}"}
+        assert name in shown.locator("#outline").inner_text()
+        slices = shown.locator("#icicle g.slice text").evaluate_all(
+            "texts => texts.map((text) => text.getAttribute('data-unformatted'))"
+        )
+        assert not any("<img" in text for text in slices)
+    shown.get_by_role("tab", name="Memory").click()
+    assert "</script>" in shown.locator("#alive").inner_text()
+    assert shown.locator("img, #icicle a, #icicle tspan[style*=bold]").count() == 0
+    assert shown.evaluate("typeof broken") == "undefined"
+
+
+def test_dark_and_light(show: Open) -> None:
+    brightness = "Math.max(...getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number))"
+    font = "document.getElementById('icicle').layout.font.color"
+    shown = show(paging.ledger(unknown=False), color_scheme="dark")
+    assert shown.evaluate(brightness) < 60 and shown.evaluate(font) == "#e8ecf0"
+    shown.emulate_media(color_scheme="light")
+    until(shown, font, "#1b1f24")
+    assert shown.evaluate(brightness) == 255
+
+
+@pytest.mark.parametrize("width", [390, 800])  # a phone, a tablet
+def test_narrow_screens_scroll_down_alone(show: Open, width: int) -> None:
+    shown = show(paging.ledger(training=True), viewport={"width": width, "height": 844})
+    for tab in ("Layers", "Operations", "Memory", "How it is counted"):
+        shown.get_by_role("tab", name=tab).click()
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width, tab
+
+
+def test_on_paper(show: Open) -> None:
+    shown = show(paging.ledger(unknown=False, training=True), color_scheme="dark")
+    shown.evaluate("dispatchEvent(new Event('beforeprint'))")
+    shown.emulate_media(media="print", color_scheme="dark")
+    for panel in ("layers", "operations", "memory", "counting"):
+        assert shown.locator(f"#panel-{panel}").is_visible(), panel
+    assert not shown.locator("#expand").is_visible()
+    assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    shown.emulate_media(media="screen", color_scheme="dark")
+    shown.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not shown.locator("#panel-operations").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_violation(show: Open, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
+    shown = show(paging.ledger(training=True), color_scheme=scheme, bypass_csp=True)
+    for tab in ("Layers", "Operations", "Memory", "How it is counted"):
+        shown.get_by_role("tab", name=tab).click()
+        found = axe.Axe().run(shown).response
+        assert found["passes"]
+        worst = [
+            (v["id"], [node["html"] for node in v["nodes"]])
+            for v in found["violations"]
+            if v["impact"] in ("serious", "critical")
+        ]
+        assert worst == [], tab
+
+
+@pytest.mark.parametrize("convention", ["torchstat", "fvcore"])
+def test_other_conventions(show: Open, convention: str) -> None:
+    ledger = paging.ledger(unknown=False)
+    shown = show(ledger, {"convention": convention})
+    name = {"torchstat": "madd", "fvcore": "macs"}[convention]
+    choose(shown, name)
+    assert value(shown, "#outline summary data") == str(ledger.totals(convention)[name])
+
+
+def test_large_integers_are_exact(show: Open) -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2**18 - 1, 2**18 + 1, bias=False, device="meta"))
+    ledger = analyze(net, (2**18 - 1,), batch=2**18 + 1)
+    exact = (2**18 - 1) * (2**18 + 1) ** 2
+    assert exact != int(float(exact)), "no number of JavaScript's"
+    shown = show(ledger)
+    assert value(shown, "#layer-table tfoot td.share data") == str(exact) == str(ledger.totals()["macs"])
