@@ -81,7 +81,10 @@ def on_meta(built: Built) -> Built:
     from torch.utils import _pytree
 
     model, inputs, keywords = built
-    move = lambda value: value.to("meta") if isinstance(value, torch.Tensor) else value  # noqa: E731
+
+    def move(value: object) -> object:
+        return value.to("meta") if isinstance(value, torch.Tensor) else value
+
     return model.to("meta"), _pytree.tree_map(move, inputs), _pytree.tree_map(move, dict(keywords))
 
 

@@ -50,11 +50,18 @@ class Change:
 
     @property
     def module(self) -> str:
-        return (self.after or self.before).module  # type: ignore[union-attr]  # one of them is there
+        return self._now.module
 
     @property
     def is_module(self) -> bool:
-        return (self.after or self.before).is_module  # type: ignore[union-attr]
+        return self._now.is_module
+
+    @property
+    def _now(self) -> Row:
+        """The row after, or the one before where it was removed."""
+        row = self.after or self.before
+        assert row is not None, "a change has a row before or after"
+        return row
 
     @property
     def kind(self) -> str:

@@ -166,9 +166,6 @@ def largest_batch(subject: Subject, memory: int, told: Told = lambda _: None) ->
 
     low, high = 0, LARGEST_BATCH + 1  # fits; does not
 
-    def grows(batch: int) -> bool:
-        return reports[batch].record.inputs != reports[2].record.inputs
-
     for batch in (2, 3):  # some networks take no batch of one while they train
         if fits(batch):
             low = batch
@@ -181,7 +178,7 @@ def largest_batch(subject: Subject, memory: int, told: Told = lambda _: None) ->
         except ForwardError:
             high = 2
         return Fit(memory, low, reports)
-    if low == 3 and not grows(3):
+    if low == 3 and reports[3].record.inputs == reports[2].record.inputs:
         raise UserError(
             "memory does not grow with the batch; give inputs as sizes of one sample, such as (3, 224, 224)"
         )
@@ -269,9 +266,9 @@ def what_would_help(subject: Subject, batch: int, told: Told = lambda _: None) -
 def _follows(subject: Subject, batch: int, ledger: Ledger) -> bool:
     """Whether the inputs are other ones at another batch: tensors that were given are not."""
     args, kwargs = _made(subject, batch)
-    sizes = [f"{tuple(tensor.shape)}" for tensor in tensors_in((args, kwargs))]
+    sizes = [tensor.shape for tensor in tensors_in((args, kwargs))]
     args, kwargs = _made(subject, ledger.record.batch)
-    return sizes != [f"{tuple(tensor.shape)}" for tensor in tensors_in((args, kwargs))]
+    return sizes != [tensor.shape for tensor in tensors_in((args, kwargs))]
 
 
 Change = Callable[[], tuple[int, int | None]]  # returns the peak, and macs over the same samples where that is asked
@@ -298,7 +295,9 @@ def _changes(subject: Subject, batch: int, ledger: Ledger) -> Iterator[tuple[str
     if any(allocation.kind == "optimizer" for allocation in ledger.record.allocations):
         yield "SGD, which keeps no state", lambda: captured(optimizer="sgd")
         yield "optimizer state in 8 bits", lambda: (_in_8_bits(ledger, subject), _macs(ledger))
-    if subject.options.get("model_dtype") is None and _first_dtype(subject.model) == torch.float32:
+    if subject.options.get("model_dtype") is None and any(
+        parameter.dtype == torch.float32 for parameter in subject.model.parameters()
+    ):
         yield "all in bfloat16", lambda: captured(model_dtype="bfloat16")
     if any(isinstance(module, nn.Conv2d) for module in subject.model.modules()):
         last = dataclasses.replace(subject, inputs=lambda size: _channels_last(subject, size))
@@ -327,10 +326,6 @@ def _halves(captured: Callable[..., tuple[int, int]], half: int, batch: int) -> 
 def _with(changed: contextlib.AbstractContextManager[None], captured: Callable[[], tuple[int, int]]) -> tuple[int, int]:
     with changed:
         return captured()
-
-
-def _first_dtype(model: nn.Module) -> torch.dtype | None:
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
 
 def _in_8_bits(ledger: Ledger, subject: Subject) -> int:

@@ -56,7 +56,7 @@ class _InnerSteps:
                 state = state_of(optimizer, self._stand_ins)
             optimizer.param_groups, optimizer.state = groups_of(optimizer, self._stand_ins), state
             in_one_go(optimizer)
-            self._inherit(optimizer)
+            inherit_state(self._recorder, optimizer)
         self._phases.append(self._recorder.phase)
         self._recorder.phase = "optimizer"
         stepping = [tensor for group in optimizer.param_groups for tensor in group["params"] if tensor.grad is not None]
@@ -70,9 +70,6 @@ class _InnerSteps:
                 type(optimizer).step(optimizer)
         finally:
             self._makes_states = False
-        self._inherit(optimizer)
-
-    def _inherit(self, optimizer: torch.optim.Optimizer) -> None:
         inherit_state(self._recorder, optimizer)
 
     def after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -259,7 +259,7 @@ def _filled(known: Known, packet: str, given: dict[str, Any], made: torch.Tensor
         return False
     try:
         known.put_uniform(made, value.item() if isinstance(value, torch.Tensor) else value, reason)
-    except (RuntimeError, NotImplementedError):  # a dtype that cannot hold it
+    except RuntimeError:  # a dtype that cannot hold it
         return False
     return True
 
@@ -332,7 +332,7 @@ def _uniform_value(known: Known, func: Any, args: tuple[Any, ...], kwargs: dict[
         args, kwargs = mapped((args, kwargs), one)
         made = func(*args, **kwargs)
         return made.item() if made.numel() == 1 else None
-    except (_NotKnownError, RuntimeError, NotImplementedError):
+    except (_NotKnownError, RuntimeError):  # what torch cannot compute on it is not known
         return None
 
 

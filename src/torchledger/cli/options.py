@@ -125,6 +125,13 @@ AllocatorName = Annotated[
         help="exact: bytes asked for; cuda: as torch's caching allocator hands them out.  (default: the device's)",
     ),
 ]
+ConventionName = Annotated[
+    str, typer.Option("--convention", help="What is counted, and how: full, torchstat or fvcore.")
+]
+MeasureChoice = Annotated[
+    bool | None,
+    typer.Option("--measure/--no-measure", help="Also run the model and show seconds a row.  (default: no)"),
+]
 Accumulate = Annotated[
     int, typer.Option("--accumulate", help="With --training: micro-batches whose gradients are added up.")
 ]

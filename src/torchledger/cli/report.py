@@ -29,14 +29,9 @@ def report(
     loss: o.LossName = None,
     optimizer: o.OptimizerName = None,
     execute: o.ExecuteChoice = None,
-    convention: Annotated[
-        str, typer.Option("--convention", help="What is counted, and how: full, torchstat or fvcore.")
-    ] = "full",
+    convention: o.ConventionName = "full",
     device: o.DeviceName = Device.cuda,
-    measure: Annotated[
-        bool | None,
-        typer.Option("--measure/--no-measure", help="Also run the model and show seconds a row.  [default: no]"),
-    ] = None,
+    measure: o.MeasureChoice = None,
     debug: o.Debug = False,
 ) -> None:
     """Write a page to look at, one HTML file that works offline: where it goes, layer by layer, over the run.

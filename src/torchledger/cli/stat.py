@@ -32,9 +32,7 @@ def stat(
     phase: Annotated[
         PhaseName | None, typer.Option("--phase", help="This part of a training step alone.  (default: all)")
     ] = None,
-    convention: Annotated[
-        str, typer.Option("--convention", help="What is counted, and how: full, torchstat or fvcore.")
-    ] = "full",
+    convention: o.ConventionName = "full",
     by: Annotated[View, typer.Option("--by", help="One row for each of these.")] = View.layer,
     depth: Annotated[
         int | None, typer.Option("--depth", min=0, help="With --by module: levels of the tree.  (default: 1)")
@@ -42,10 +40,7 @@ def stat(
     format: Annotated[Format, typer.Option("--format", help="json holds the whole ledger.")] = Format.text,
     output: o.Output = None,
     width: o.Width = None,
-    measure: Annotated[
-        bool | None,
-        typer.Option("--measure/--no-measure", help="Also run the model and show seconds a row.  (default: no)"),
-    ] = None,
+    measure: o.MeasureChoice = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when an operation has no rule.")] = False,
     debug: o.Debug = False,
 ) -> None:

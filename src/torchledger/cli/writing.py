@@ -31,6 +31,7 @@ def drawn(
 
 
 def write(text: str, output: str | None) -> None:
+    """Write to the file, or to standard output where none is named."""
     from torchledger.writing import write_whole
 
     if output is None:

@@ -83,11 +83,6 @@ class Timeline:
             parts.setdefault(block.category, []).append(block)
         return {name: _summed(parts[name], self.moments) for name in CATEGORIES if name in parts}
 
-    @property
-    def peak(self) -> int:
-        """The first moment at which most bytes are alive."""
-        return max(range(self.moments), key=self.live.__getitem__)
-
     def alive(self, moment: int) -> list[Block]:
         """Return the blocks alive at a moment."""
         return [block for block in self.blocks if block.born <= moment < block.died]
