@@ -21,7 +21,7 @@ from torch import nn
 
 import torchledger
 from torchledger import Ledger
-from torchledger.cli import main
+from torchledger.cli import app, main
 from torchledger.models import build
 from torchledger.models.registry import REGISTRY
 from torchledger.pricing import CONVENTIONS
@@ -311,6 +311,30 @@ def test_version_and_help(run: Run) -> None:
         assert option in done.out, option
     words = done.out.replace(",", " ").replace(".", " ").split()
     assert set(words) >= set(CONVENTIONS)
+
+
+COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_example_of_each_commands_help_runs(run: Run, command: str) -> None:
+    (example,) = re.findall(r"\n  Example: torchledger (.*?)\n\n", run(command, "--help").out, re.DOTALL)
+    assert example.split()[0] == command
+    if command == "report":
+        for name in ("plotly", "itables"):
+            pytest.importorskip(name)
+    done = run(*example.split())
+    assert done.status == 0, done.err
+    assert done.out.count("\n") > 3 or Path(example.split()[-1]).stat().st_size > 1000
+
+
+def test_help_fits_a_terminal_and_names_every_command_whole(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = run("--help").out
+    assert "..." not in said.split("Commands:")[1]
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} +[A-Z].*\.$", said, re.MULTILINE), command
+        assert max(map(len, run(command, "--help").out.splitlines())) <= 80
 
 
 def test_console_script_calls_main() -> None:

@@ -303,12 +303,3 @@ def test_what_the_user_got_wrong_is_one_line(
     said = capsys.readouterr()
     assert said.out == "" and message in said.err and len(said.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_the_example_of_the_help_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchledger.cli.report import report
-
-    monkeypatch.chdir(tmp_path)
-    example = re.search(r"Example: torchledger (.*)", report.__doc__ or "")
-    assert example is not None and run(*example[1].split()) == 0
-    assert [path.suffix for path in tmp_path.iterdir()] == [".html"]

@@ -27,6 +27,7 @@ USER_ERROR = 2
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its table of options leaves 20 of 80 columns for the words
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (stat, memory, fit, report, compare, check, models):

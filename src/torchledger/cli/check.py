@@ -64,9 +64,11 @@ def check(
     width: o.Width = None,
     debug: o.Debug = False,
 ) -> None:
-    """Hold a model against limits and a baseline, as in `torchledger check resnet50 --max macs=5G --max peak=2GB`.
+    """Hold a model against limits and a baseline.
 
     Exits with 0 where all is within, with 1 where something is not, and says which layers it lies in.
+
+    Example: torchledger check resnet50 --max params=60M --max macs=5G --max peak=2GB
     """
     from torchledger import gate, sources
     from torchledger.amounts import parse_share

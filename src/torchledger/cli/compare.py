@@ -69,7 +69,9 @@ def compare(
     width: o.Width = None,
     debug: o.Debug = False,
 ) -> None:
-    """Set models and saved ledgers side by side; what is given besides applies to each model.
+    """Set models and saved ledgers side by side.
+
+    What is given besides applies to each model.
 
     Example: torchledger compare alexnet vgg16 googlenet resnet50 --by params,macs,peak
     """

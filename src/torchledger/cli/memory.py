@@ -60,7 +60,12 @@ def memory(
     width: o.Width = None,
     debug: o.Debug = False,
 ) -> None:
-    """Show the peak of a model's memory and what is alive then, before anything is allocated."""
+    """Show the peak of a model's memory, and what is alive then.
+
+    Nothing is allocated for it.
+
+    Example: torchledger memory resnet50 --batch 32 --training --loss cross_entropy --optimizer adamw --dtype bf16
+    """
     from torchledger import sources
     from torchledger.writing import check_writable
 
@@ -127,7 +132,12 @@ def fit(
     width: o.Width = None,
     debug: o.Debug = False,
 ) -> None:
-    """Find the largest batch that fits into so much memory, from a few captures; exits with 1 where none does."""
+    """Find the largest batch that fits into so much memory.
+
+    It takes a few captures, and exits with 1 where no batch fits.
+
+    Example: torchledger fit resnet50 --memory 24GB --training --loss cross_entropy --optimizer adamw
+    """
     from torchledger import sources
     from torchledger.writing import check_writable
 

@@ -14,7 +14,12 @@ def models(
     format: Annotated[Format, typer.Option("--format", help="json and csv have all columns.")] = Format.text,
     output: Output = None,
 ) -> None:
-    """List the networks that come with torchledger, with what the ledger counts for each and what they reached."""
+    """List the networks that come with torchledger.
+
+    With what the ledger counts for each, and the accuracy that it reached.
+
+    Example: torchledger models --format markdown
+    """
     from torchledger.report import catalog
     from torchledger.sources import networks
     from torchledger.writing import check_writable

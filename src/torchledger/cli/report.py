@@ -34,7 +34,9 @@ def report(
     measure: o.MeasureChoice = None,
     debug: o.Debug = False,
 ) -> None:
-    """Write a page to look at, one HTML file that works offline: where it goes, layer by layer, over the run.
+    """Write a page to look at: one HTML file that works offline.
+
+    It has the tree of modules, every layer, the kinds of operations, and the memory over the run.
 
     Example: torchledger report resnet50 --training --optimizer adamw -o resnet50.html
     """

@@ -44,7 +44,10 @@ def stat(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when an operation has no rule.")] = False,
     debug: o.Debug = False,
 ) -> None:
-    """Show what every layer, operation or module of a model costs."""
+    """Show what every layer, operation or module of a model costs.
+
+    Example: torchledger stat resnet50 --by module --depth 1 --batch 8
+    """
     from torchledger import pricing, sources
     from torchledger.writing import check_writable
 
