@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types layers format bench learn memory coverage peers docs wheel clean FORCE
+.PHONY: help setup demo test lint types layers format bench learn memory coverage peers docs pictures wheel clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-15s %s\n' "$$name" "$$text"; done
@@ -41,13 +41,13 @@ $(STAMP): pyproject.toml constraints.txt
 	    && $(PIP) --no-deps torchvision timm; } >$(LOG) 2>&1 || { cat $(LOG) >&2; echo "Set-up failed; see above." >&2; exit 1; }
 	@printf '%s\n' "$(CURDIR)" >$@
 
-demo: setup  ## show AlexNet's tables and write demo/alexnet.csv and .json
+demo: setup  ## show AlexNet's table and write demo/alexnet.html, .csv and .json
 	@mkdir -p demo
 	$(BIN)/torchledger stat article_alexnet --classes 10 --input 3x224x224 --convention torchstat
-	$(BIN)/torchledger stat article_alexnet --classes 10 --input 3x224x224
 	@$(BIN)/torchledger stat article_alexnet --classes 10 --input 3x224x224 --convention torchstat \
 	    --format csv --output demo/alexnet.csv
 	@$(BIN)/torchledger stat article_alexnet --classes 10 --input 3x224x224 --format json --output demo/alexnet.json
+	@$(BIN)/torchledger report article_alexnet --classes 10 --input 3x224x224 --output demo/alexnet.html
 	@echo "Written: demo/alexnet.csv (torchstat's columns) and demo/alexnet.json"
 
 test: lint types layers  ## all checks, then all tests
@@ -102,6 +102,9 @@ learn: setup  ## whether every network learns (some 17 minutes on one core)
 
 docs: setup  ## renew the pages of docs/, and README's tables and timings
 	$(BIN)/python docs/generate.py
+
+pictures: setup  ## draw the pictures of README and docs anew (needs Debian's chromium)
+	$(BIN)/python docs/pictures.py
 
 wheel: setup  ## build the wheel in dist/
 	$(BIN)/python -m build --wheel --no-isolation

@@ -45,9 +45,10 @@ def filled(text: str, kind: str, name: str, content: str) -> str:
 
 
 def readme(text: str) -> str:
-    """Return README.md with the tables as the tests have them."""
-    for path in sorted(GOLDEN.glob("alexnet_*_80.txt")):
-        text = filled(text, "table", path.name, f"\n\n```text\n{path.read_text(encoding='utf-8')}```\n\n")
+    """Return a README with the tables as the tests have them."""
+    for name in re.findall(r"<!-- table: (\S+) -->", text):
+        table = (GOLDEN / name).read_text(encoding="utf-8")
+        text = filled(text, "table", name, f"\n\n```text\n{table}```\n\n")
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import re
 from pathlib import Path
@@ -18,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+def generator(name: str = "generate") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -75,6 +76,18 @@ def test_picture_of_the_families_is_current() -> None:
     assert dots(made.families()) != dots(drawn)
 
 
+def test_picture_of_the_terminal_is_current() -> None:
+    drawn = (ROOT / "docs" / "terminal.svg").read_text(encoding="utf-8")
+    # Words and numbers alone: frames and colours are drawn a little differently by other versions of rich.
+    assert words(drawn) == words(generator("pictures").terminal())
+    assert "4.089 G" in words(drawn) and not re.search(r"url\((?!#)|href", drawn), "it loads nothing"
+
+
+def words(picture: str) -> str:
+    """Return what an SVG of a terminal says."""
+    return html.unescape(" ".join(re.findall(r"<text[^>]*>([^<]*)</text>", picture))).replace("\xa0", " ")
+
+
 def dots(picture: str) -> list[list[tuple[int, int]]]:
     """Return the middle of each family's dots in an SVG, to a point: paths, or a form that stands at a place."""
     found = []
@@ -98,6 +111,28 @@ def curves(picture: str) -> list[list[float]]:
 def test_tables_of_the_readme_are_the_golden_ones() -> None:
     assert generator().readme(README) == README
     assert "features.0    64x55x55          23,296    140,553,600   70,470,400      695,296" in README
+
+
+def test_the_chinese_readme_is_equal() -> None:
+    """Equal code, commands, tables, figures, pictures, links and headings, in this order."""
+
+    def parts(text: str) -> dict[str, list[str]]:
+        code = ["\n".join(line.split("  # ")[0].rstrip() for line in block.splitlines())
+                for block in re.findall(r"```\w+\n(.*?)```", text, re.DOTALL)]  # fmt: skip
+        indented = [re.sub(r" +# .*", "", line) for line in re.findall(r"^    .*$", text, re.MULTILINE)]
+        return {
+            "code": code,
+            "indented": indented,
+            "headings": re.findall(r"^#+(?= )", text, re.MULTILINE),
+            "figures": re.findall(r"\d[\d.,]*\d|\d", re.sub(r"```.*?```", "", text, flags=re.DOTALL)),
+            "names": sorted(set(re.findall(r"`[^`\n]+`", text))),
+            "links": sorted(target for target in re.findall(r"\]\(([^)]+)\)", text) if "README" not in target),
+            "rows": [str(line.count("|")) for line in text.splitlines() if line.startswith("|")],
+        }
+
+    english, chinese = parts(README), parts((ROOT / "README.zh-CN.md").read_text(encoding="utf-8"))
+    for name in english:
+        assert english[name] == chinese[name], name
 
 
 def test_python_of_the_readme_runs(
@@ -124,7 +159,8 @@ def test_commands_of_the_readme_run(
     (tmp_path / "package").mkdir()
     net = "from torch import nn\ndef Net(num_classes=3):\n"
     net += "    return nn.Sequential(nn.Flatten(), nn.Linear(150528, num_classes))\n"
-    (tmp_path / "path" / "to" / "file.py").write_text(net)
+    for name in ("file.py", "net.py"):
+        (tmp_path / "path" / "to" / name).write_text(net)
     ids = "from torch import nn\nclass build(nn.Embedding):\n    def __init__(self): super().__init__(9, 4)\n"
     ids += "    def forward(self, ids): return super().forward(ids)\n"
     (tmp_path / "package" / "module.py").write_text(ids)
@@ -139,8 +175,8 @@ def test_commands_of_the_readme_run(
         README,
         re.MULTILINE,
     )
-    assert len(commands) == 22
-    for command in commands:
+    assert len(commands) == 23
+    for command in dict.fromkeys(commands):
         with pytest.raises(SystemExit) as done:
             main(command.split())
         assert not done.value.code, (command, capsys.readouterr().err)
@@ -197,6 +233,16 @@ def test_page_of_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         names[name]()
 
 
+def test_python_of_the_page_on_runs_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "what_is_run.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "what_is_run.md", "exec"), names)
+    # the weights' gradients of both layers, the input's of the second
+    convolution, linear = 30 * 30 * 8 * 27, 7200 * 10
+    assert capsys.readouterr().out.startswith(f"{8 * (convolution + 2 * linear)} ")
+
+
 def test_python_of_the_notebook_page_runs() -> None:
     page = (ROOT / "docs" / "notebook.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -232,7 +278,7 @@ def test_error_of_a_network_in_the_readme_is_the_real_one() -> None:
     [
         "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/comparison.md", "docs/conventions.md",
         "docs/check.md", "docs/coverage.md", "docs/custom_operations.md", "docs/degradation.md", "docs/memory.md",
-        "docs/models.md", "docs/notebook.md",
+        "docs/models.md", "docs/notebook.md", "docs/what_is_run.md",
     ],
 )  # fmt: skip
 def test_links_lead_somewhere(name: str) -> None:
