@@ -260,7 +260,7 @@ def memory(page: str, readme: str) -> tuple[str, str]:
 
 def degradation(text: str, lines: Iterable[str]) -> tuple[str, str]:
     """Return docs/degradation.md with what the rows of a run say in figures, and the picture of the run."""
-    run = script("examples", "degradation")
+    run = script("benchmarks", "degradation")
     rows, options, data = run.from_csv(lines), run.parse([]), run.load(None, None)
     epochs, seeds = max(row.epoch for row in rows), len({row.seed for row in rows})
     height, width = data.images.shape[2:]
