@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types layers format bench learn memory coverage peers docs wheel clean FORCE
+.PHONY: help setup demo test lint types layers format bench learn memory coverage peers docs timings wheel clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-15s %s\n' "$$name" "$$text"; done
@@ -100,8 +100,11 @@ memory: setup  ## what real steps allocate on a CPU, beside what is predicted (s
 learn: setup  ## whether every network learns (some 17 minutes on one core)
 	$(BIN)/python benchmarks/learning.py
 
-docs: setup  ## renew the pages of docs/, and README's tables and timings
+docs: setup  ## renew what the pages and README show
 	$(BIN)/python docs/generate.py
+
+timings: setup  ## renew README's timings, on this machine
+	$(BIN)/python docs/generate.py --timings
 
 wheel: setup  ## build the wheel in dist/
 	$(BIN)/python -m build --wheel --no-isolation

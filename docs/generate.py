@@ -1,4 +1,7 @@
-"""Write what README and docs say in figures: `make docs`. The tests compare all but the timings."""
+"""Write what README and docs show and say in figures: `make docs`; with --timings, README's timings: `make timings`.
+
+The tests compare all but the timings.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -51,7 +54,7 @@ def readme(text: str) -> str:
     return text
 
 
-def benchmarks(text: str) -> str:
+def timings(text: str) -> str:
     """Return README.md with ratios measured now."""
     run = subprocess.run([sys.executable, "benchmarks/trace.py"], cwd=ROOT, capture_output=True, text=True, check=True)
     first, _, *rows, _ = run.stdout.splitlines()
@@ -166,6 +169,8 @@ def models() -> str:
         "ledger, with auxiliary heads in the parameters where a network has them; top-1 is what others published, with",
         "its source below. `torchledger models` lists these and the article's own, `torchledger.models.build(name)`",
         "builds one, and `torchledger stat NAME` shows where it spends what.",
+        "",
+        "![macs of one image against the parameters of fourteen networks of the four families](families.svg)",
         "",
         catalog.written(rows, "markdown").rstrip(),
         "",
@@ -298,8 +303,18 @@ def said(formula: Callable[..., int]) -> str:
     return text[:1].lower() + text[1:]
 
 
-def main() -> None:
-    """Write README.md, the pages of docs and the figures of the networks."""
+def shown(name: str, text: str) -> str:
+    """Return the page `name` with what its Python and its commands print."""
+    page: str = script("docs", "shown").shown(text, f"{name}.md")
+    return page
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write README.md, the pages of docs and the figures of the networks; or README's timings alone."""
+    path = ROOT / "README.md"
+    if "--timings" in arguments:
+        path.write_text(timings(path.read_text(encoding="utf-8")), encoding="utf-8")
+        return
     FIGURES.write_text(figures(), encoding="utf-8")
     registry.figures.cache_clear()
     (ROOT / "docs" / "families.svg").write_text(families(), encoding="utf-8")
@@ -311,12 +326,14 @@ def main() -> None:
     text, picture = degradation(page.read_text(encoding="utf-8"), rows.splitlines())
     page.write_text(text, encoding="utf-8")
     page.with_suffix(".svg").write_text(picture, encoding="utf-8")
-    path = ROOT / "README.md"
     page = ROOT / "docs" / "memory.md"
     text, front = memory(page.read_text(encoding="utf-8"), path.read_text(encoding="utf-8"))
     page.write_text(text, encoding="utf-8")
-    path.write_text(benchmarks(readme(front)), encoding="utf-8")
+    path.write_text(readme(front), encoding="utf-8")
+    for name in script("docs", "shown").PAGES:
+        page = ROOT / "docs" / f"{name}.md"
+        page.write_text(shown(name, page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +14,11 @@ import torch
 import yaml
 
 from torchledger import UserError, models
+from torchledger.models import resnet
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+SHOWN = ["index", "quickstart", "from_torchstat", "how_it_works", "limits"]  # whose code runs by docs/shown.py
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -93,6 +97,45 @@ def curves(picture: str) -> list[list[float]]:
     """Return the points of an SVG's curves and bands, to a tenth of a point; letters have fewer straight lines."""
     paths = re.findall(r'<path (?:id="\w+" )?d="([^"]*)"', picture)
     return [[round(float(one), 1) for one in re.findall(r"-?[\d.]+", path)] for path in paths if path.count("L") > 70]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_page_shows_what_its_code_prints(name: str) -> None:
+    """All of its Python runs, and its commands; what stands beneath each is what it prints now."""
+    for library in ("plotly", "itables") if name == "quickstart" else ():  # it writes a page
+        pytest.importorskip(library)
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert generator().shown(name, text) == text
+    assert text.count("<!-- prints -->") == text.count("<!-- end -->") > 0
+
+
+def test_what_a_page_does_not_show_is_an_error() -> None:
+    shown = generator().shown
+    block, place = "```python\nprint(1 + 1)\n```\n", "\n<!-- prints -->\n\n```text\n3\n```\n\n<!-- end -->\n"
+    assert shown("page", f"{block}{place}end") == f"{block}{place.replace('3', '2')}end"
+    with pytest.raises(AssertionError, match="prints '2"):
+        shown("page", block)
+    with pytest.raises(AssertionError, match="prints ''"):
+        shown("page", f"```python\nx = 1\n```\n{place}")
+    with pytest.raises(AssertionError, match="ends with 2"):
+        shown("page", "    $ torchledger stat no_such_network\n")
+
+
+def test_every_page_is_tested_that_has_python() -> None:
+    elsewhere = {"check.md", "notebook.md", "custom_operations.md"}  # the last in tests/pricing/test_custom.py
+    with_python = {page for page in PAGES if "```python\n" in (ROOT / "docs" / page).read_text(encoding="utf-8")}
+    assert with_python - elsewhere <= {f"{name}.md" for name in SHOWN}
+    assert tuple(SHOWN) == generator().script("docs", "shown").PAGES
+
+
+def test_how_it_works_is_about_a_block_of_the_library() -> None:
+    """The forward that the page quotes is that of the block, but for its comments and the shortcut's projection."""
+    page = (ROOT / "docs" / "how_it_works.md").read_text(encoding="utf-8")
+    code = inspect.getsource(resnet.BasicBlock.forward).partition('"""')[2].partition('"""')[2]
+    written = [line.partition("#")[0].strip() for line in code.strip().splitlines()]
+    written[0] = "shortcut = x"  # the first block has no projection
+    written[-2:] = ["return self.relu(x)"]
+    assert "\n".join(f"    {line}" for line in written) in page
 
 
 def test_tables_of_the_readme_are_the_golden_ones() -> None:
@@ -227,14 +270,7 @@ def test_error_of_a_network_in_the_readme_is_the_real_one() -> None:
     assert f"    {caught.value}\n" in README
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/comparison.md", "docs/conventions.md",
-        "docs/check.md", "docs/coverage.md", "docs/custom_operations.md", "docs/degradation.md", "docs/memory.md",
-        "docs/models.md", "docs/notebook.md",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{page}" for page in PAGES)])
 def test_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
