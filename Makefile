@@ -100,8 +100,9 @@ memory: setup  ## what real steps allocate on a CPU, beside what is predicted (s
 learn: setup  ## whether every network learns (some 17 minutes on one core)
 	$(BIN)/python benchmarks/learning.py
 
-docs: setup  ## renew what the pages and README show
+docs: setup  ## renew what the pages and README show, and build the site in site/
 	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 timings: setup  ## renew README's timings, on this machine
 	$(BIN)/python docs/generate.py --timings
@@ -110,5 +111,5 @@ wheel: setup  ## build the wheel in dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## remove what the targets made, except .venv and .venv-peers
-	rm -rf build demo dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build demo dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

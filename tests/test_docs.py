@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import re
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+import torchledger
 from torchledger import UserError, models
 from torchledger.models import resnet
 
@@ -136,6 +141,78 @@ def test_how_it_works_is_about_a_block_of_the_library() -> None:
     written[0] = "shortcut = x"  # the first block has no projection
     written[-2:] = ["return self.relu(x)"]
     assert "\n".join(f"    {line}" for line in written) in page
+
+
+def test_api_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: torchledger\.(\w+)$", page, re.MULTILINE)
+    assert sorted(named) == sorted(torchledger.__all__)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    found: list[str] = []
+
+    def gather(entry: Any) -> None:
+        if isinstance(entry, str):
+            found.append(entry)
+        for inner in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
+            gather(inner)
+
+    gather(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    assert sorted(found) == PAGES
+
+
+METHODS = [
+    "Ledger.by_layer", "Ledger.load", "Table.to_csv", "Table.rows", "MemoryReport.peak_bytes", "Comparison.difference",
+    "Fit.batch", "Rule.macs", "ForwardError.ledger",
+]  # fmt: skip
+
+
+class Loads(HTMLParser):
+    """Gather what a page loads by itself, and the ids that it has."""
+
+    ELSEWHERE = re.compile(r"\s*(?:https?:)?//")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.loaded: set[str] = set()
+        self.linked: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.ids.add(given.get("id", ""))
+        for name in ("src", "srcset", "href", "xlink:href", "data", "poster", "action"):
+            if name in given:
+                (self.linked if tag == "a" else self.loaded).add(given[name])
+        self.loaded.update(re.findall(r"url\([\"']?([^)\"']*)", given.get("style", "")))
+
+
+def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    """mkdocs builds it without a warning; every public name is there; no page fetches anything from another host."""
+    for library in ("mkdocs", "material", "mkdocstrings"):
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"{library} is not installed: `make setup` has it")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert {page.removesuffix(".md") for page in PAGES} == {path.stem for path in tmp_path.glob("*.html")} - {"404"}
+    assert not list(tmp_path.glob("*.py"))
+    read = {}
+    for path in tmp_path.glob("*.html"):
+        read[path.stem] = Loads()
+        read[path.stem].feed(path.read_text(encoding="utf-8"))
+        assert not [one for one in read[path.stem].loaded if Loads.ELSEWHERE.match(one)], path.name
+        assert not [one for one in read[path.stem].linked if one.startswith("../")], path.name
+    for path in (*tmp_path.rglob("*.css"), *tmp_path.glob("*.svg")):
+        text = path.read_text(encoding="utf-8")
+        loads = re.findall(r"(?:url\(|@import\s+|<image[^>]*href=)[\"']?\s*((?:https?:)?//[^\"')\s]*)", text)
+        assert not loads, path.name
+    wanted = {f"torchledger.{name}" for name in (*torchledger.__all__, *METHODS)}
+    assert wanted <= read["api"].ids
+    api = (tmp_path / "api.html").read_text(encoding="utf-8")
+    assert "<blockquote>" not in api and api.count("&gt;&gt;&gt;") > 5, "examples are code under a heading of their own"
 
 
 def test_tables_of_the_readme_are_the_golden_ones() -> None:
