@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types layers format bench learn memory coverage peers docs pictures wheel clean FORCE
+.PHONY: help setup demo test lint types layers format bench learn memory coverage peers docs timings pictures wheel clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-15s %s\n' "$$name" "$$text"; done
@@ -100,8 +100,12 @@ memory: setup  ## what real steps allocate on a CPU, beside what is predicted (s
 learn: setup  ## whether every network learns (some 17 minutes on one core)
 	$(BIN)/python benchmarks/learning.py
 
-docs: setup  ## renew the pages of docs/, and README's tables and timings
+docs: setup  ## renew what the pages and README show, and build the site in site/
 	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+timings: setup  ## renew README's timings, on this machine
+	$(BIN)/python docs/generate.py --timings
 
 pictures: setup  ## draw the pictures of README and docs anew (needs Debian's chromium)
 	$(BIN)/python docs/pictures.py
@@ -110,5 +114,5 @@ wheel: setup  ## build the wheel in dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## remove what the targets made, except .venv and .venv-peers
-	rm -rf build demo dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build demo dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,7 @@
-"""Write what README and docs say in figures: `make docs`. The tests compare all but the timings."""
+"""Write what README and docs show and say in figures: `make docs`; with --timings, README's timings: `make timings`.
+
+The tests compare all but the timings.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +40,13 @@ STEPS = (
 )
 
 
+# Each README, and the heading of its timings.
+READMES = {
+    ROOT / "README.md": "| model | forward on meta | cold (empty memo) | warm |",
+    ROOT / "README.zh-CN.md": "| 模型 | meta 上的前向 | 冷启动（空缓存） | 热启动 |",
+}
+
+
 def filled(text: str, kind: str, name: str, content: str) -> str:
     """Return `text` with `content` between `<!-- kind: name -->` and `<!-- end -->`."""
     pattern = re.compile(rf"(<!-- {kind}: {re.escape(name)} -->)(.*?)(<!-- end -->)", re.DOTALL)
@@ -52,16 +62,17 @@ def readme(text: str) -> str:
     return text
 
 
-def benchmarks(text: str) -> str:
-    """Return README.md with ratios measured now."""
+def timings() -> None:
+    """Write the READMEs with ratios measured now."""
     run = subprocess.run([sys.executable, "benchmarks/trace.py"], cwd=ROOT, capture_output=True, text=True, check=True)
     first, _, *rows, _ = run.stdout.splitlines()
-    lines = ["| model | forward on meta | cold (empty memo) | warm |", "| --- | ---: | ---: | ---: |"]
+    lines = ["| --- | ---: | ---: | ---: |"]
     for row in rows:
         name, milliseconds, unit, cold, warm, *_ = row.split()
         lines.append(f"| {name} | {milliseconds} {unit} | {cold} | {warm} |")
-    text = filled(text, "bench", "date", first.removesuffix(", one thread"))
-    return filled(text, "bench", "table", "\n" + "\n".join(lines) + "\n")
+    for path, heading in READMES.items():
+        text = filled(path.read_text(encoding="utf-8"), "bench", "date", first.removesuffix(", one thread"))
+        path.write_text(filled(text, "bench", "table", "\n".join(["", heading, *lines, ""])), encoding="utf-8")
 
 
 PARAMETERS = {
@@ -168,6 +179,8 @@ def models() -> str:
         "its source below. `torchledger models` lists these and the article's own, `torchledger.models.build(name)`",
         "builds one, and `torchledger stat NAME` shows where it spends what.",
         "",
+        "![macs of one image against the parameters of fourteen networks of the four families](families.svg)",
+        "",
         catalog.written(rows, "markdown").rstrip(),
         "",
         "## Papers",
@@ -232,8 +245,8 @@ def comparison() -> str:
     return page
 
 
-def memory(page: str, readme: str) -> tuple[str, str]:
-    """Return docs/memory.md and README.md with how far predicted peaks are from those of real steps on a CPU."""
+def memory(page: str, *readmes: str) -> tuple[str, ...]:
+    """Return docs/memory.md and the READMEs with how far predicted peaks are from those of real steps on a CPU."""
     with (ROOT / "benchmarks" / "results" / "memory_cpu.csv").open(newline="", encoding="utf-8") as lines:
         rows = [row for row in csv.DictReader(lines) if not row["error"]]
     groups: dict[tuple[str, str], list[dict[str, str]]] = {}
@@ -255,13 +268,14 @@ def memory(page: str, readme: str) -> tuple[str, str]:
     count = len({row["network"] for row in rows})
     table += ["", f"{len(rows)} cases of {count} networks, first and second step of each training; {versions}."]
     apart = [abs(float(row["apart"])) for row in rows]
-    said = f"{statistics.median(apart):.2%} in the median and {max(apart):.2%} at worst"
-    return filled(page, "memory", "table", "\n" + "\n".join(table) + "\n"), filled(readme, "memory", "apart", said)
+    for name, value in (("median", statistics.median(apart)), ("worst", max(apart))):
+        readmes = tuple(filled(text, "memory", name, f"{value:.2%}") for text in readmes)
+    return filled(page, "memory", "table", "\n" + "\n".join(table) + "\n"), *readmes
 
 
 def degradation(text: str, lines: Iterable[str]) -> tuple[str, str]:
     """Return docs/degradation.md with what the rows of a run say in figures, and the picture of the run."""
-    run = script("examples", "degradation")
+    run = script("benchmarks", "degradation")
     rows, options, data = run.from_csv(lines), run.parse([]), run.load(None, None)
     epochs, seeds = max(row.epoch for row in rows), len({row.seed for row in rows})
     height, width = data.images.shape[2:]
@@ -299,8 +313,17 @@ def said(formula: Callable[..., int]) -> str:
     return text[:1].lower() + text[1:]
 
 
-def main() -> None:
-    """Write README.md, the pages of docs and the figures of the networks."""
+def shown(name: str, text: str) -> str:
+    """Return the page `name` with what its Python and its commands print."""
+    page: str = script("docs", "shown").shown(text, f"{name}.md")
+    return page
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the READMEs, the pages of docs and the figures of the networks; or the READMEs' timings alone."""
+    if "--timings" in arguments:
+        timings()
+        return
     FIGURES.write_text(figures(), encoding="utf-8")
     registry.figures.cache_clear()
     (ROOT / "docs" / "families.svg").write_text(families(), encoding="utf-8")
@@ -312,12 +335,15 @@ def main() -> None:
     text, picture = degradation(page.read_text(encoding="utf-8"), rows.splitlines())
     page.write_text(text, encoding="utf-8")
     page.with_suffix(".svg").write_text(picture, encoding="utf-8")
-    path = ROOT / "README.md"
     page = ROOT / "docs" / "memory.md"
-    text, front = memory(page.read_text(encoding="utf-8"), path.read_text(encoding="utf-8"))
+    text, *fronts = memory(*(path.read_text(encoding="utf-8") for path in (page, *READMES)))
     page.write_text(text, encoding="utf-8")
-    path.write_text(benchmarks(readme(front)), encoding="utf-8")
+    for path, front in zip(READMES, fronts, strict=True):
+        path.write_text(readme(front), encoding="utf-8")
+    for name in script("docs", "shown").PAGES:
+        page = ROOT / "docs" / f"{name}.md"
+        page.write_text(shown(name, page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""examples/degradation.py: it trains, reads CIFAR-10 safely, says what is wrong in one line; its page is current."""
+"""benchmarks/degradation.py: it trains, reads CIFAR-10 safely, says what is wrong in one line; its page is current."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def degradation() -> ModuleType:
     """Import the script under a name that its worker processes find too."""
-    spec = importlib.util.spec_from_file_location("degradation", ROOT / "examples" / "degradation.py")
+    spec = importlib.util.spec_from_file_location("degradation", ROOT / "benchmarks" / "degradation.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["degradation"] = module

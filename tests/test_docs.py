@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import html
 import importlib.util
+import inspect
+import os
 import re
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,10 +18,16 @@ import pytest
 import torch
 import yaml
 
+import torchledger
 from torchledger import UserError, models
+from torchledger.models import resnet
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+# Their code runs by docs/shown.py.
+SHOWN = ["index", "quickstart", "from_torchstat", "how_it_works", "what_is_run", "limits"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
 
 
 def generator(name: str = "generate") -> ModuleType:
@@ -41,7 +52,7 @@ def test_comparison_page_is_current() -> None:
 
 def test_figures_of_the_memory_page_are_current() -> None:
     page = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
-    assert generator().memory(page, README) == (page, README)
+    assert generator().memory(page, README, CHINESE) == (page, README, CHINESE)
     assert page.count("training, adamw") == 3
 
 
@@ -108,8 +119,120 @@ def curves(picture: str) -> list[list[float]]:
     return [[round(float(one), 1) for one in re.findall(r"-?[\d.]+", path)] for path in paths if path.count("L") > 70]
 
 
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_page_shows_what_its_code_prints(name: str) -> None:
+    """All of its Python runs, and its commands; what stands beneath each is what it prints now."""
+    for library in ("plotly", "itables") if name == "quickstart" else ():  # it writes a page
+        pytest.importorskip(library)
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert generator().shown(name, text) == text
+    assert text.count("<!-- prints -->") == text.count("<!-- end -->") > 0
+
+
+def test_what_a_page_does_not_show_is_an_error() -> None:
+    shown = generator().shown
+    block, place = "```python\nprint(1 + 1)\n```\n", "\n<!-- prints -->\n\n```text\n3\n```\n\n<!-- end -->\n"
+    assert shown("page", f"{block}{place}end") == f"{block}{place.replace('3', '2')}end"
+    with pytest.raises(AssertionError, match="prints '2"):
+        shown("page", block)
+    with pytest.raises(AssertionError, match="prints ''"):
+        shown("page", f"```python\nx = 1\n```\n{place}")
+    with pytest.raises(AssertionError, match="ends with 2"):
+        shown("page", "    $ torchledger stat no_such_network\n")
+
+
+def test_every_page_is_tested_that_has_python() -> None:
+    elsewhere = {"check.md", "notebook.md", "custom_operations.md"}  # the last in tests/pricing/test_custom.py
+    with_python = {page for page in PAGES if "```python\n" in (ROOT / "docs" / page).read_text(encoding="utf-8")}
+    assert with_python - elsewhere <= {f"{name}.md" for name in SHOWN}
+    assert tuple(SHOWN) == generator().script("docs", "shown").PAGES
+
+
+def test_how_it_works_is_about_a_block_of_the_library() -> None:
+    """The forward that the page quotes is that of the block, but for its comments and the shortcut's projection."""
+    page = (ROOT / "docs" / "how_it_works.md").read_text(encoding="utf-8")
+    code = inspect.getsource(resnet.BasicBlock.forward).partition('"""')[2].partition('"""')[2]
+    written = [line.partition("#")[0].strip() for line in code.strip().splitlines()]
+    written[0] = "shortcut = x"  # the first block has no projection
+    written[-2:] = ["return self.relu(x)"]
+    assert "\n".join(f"    {line}" for line in written) in page
+
+
+def test_api_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: torchledger\.(\w+)$", page, re.MULTILINE)
+    assert sorted(named) == sorted(torchledger.__all__)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    found: list[str] = []
+
+    def gather(entry: Any) -> None:
+        if isinstance(entry, str):
+            found.append(entry)
+        for inner in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
+            gather(inner)
+
+    gather(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    assert sorted(found) == PAGES
+
+
+METHODS = [
+    "Ledger.by_layer", "Ledger.load", "Table.to_csv", "Table.rows", "MemoryReport.peak_bytes", "Comparison.difference",
+    "Fit.batch", "Rule.macs", "ForwardError.ledger",
+]  # fmt: skip
+
+
+class Loads(HTMLParser):
+    """Gather what a page loads by itself, and the ids that it has."""
+
+    ELSEWHERE = re.compile(r"\s*(?:https?:)?//")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.loaded: set[str] = set()
+        self.linked: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.ids.add(given.get("id", ""))
+        for name in ("src", "srcset", "href", "xlink:href", "data", "poster", "action"):
+            if name in given:
+                (self.linked if tag == "a" else self.loaded).add(given[name])
+        self.loaded.update(re.findall(r"url\([\"']?([^)\"']*)", given.get("style", "")))
+
+
+def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    """mkdocs builds it without a warning; every public name is there; no page fetches anything from another host."""
+    for library in ("mkdocs", "material", "mkdocstrings"):
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"{library} is not installed: `make setup` has it")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert {page.removesuffix(".md") for page in PAGES} == {path.stem for path in tmp_path.glob("*.html")} - {"404"}
+    assert not list(tmp_path.glob("*.py"))
+    read = {}
+    for path in tmp_path.glob("*.html"):
+        read[path.stem] = Loads()
+        read[path.stem].feed(path.read_text(encoding="utf-8"))
+        assert not [one for one in read[path.stem].loaded if Loads.ELSEWHERE.match(one)], path.name
+        assert not [one for one in read[path.stem].linked if one.startswith("../")], path.name
+    for path in (*tmp_path.rglob("*.css"), *tmp_path.glob("*.svg")):
+        text = path.read_text(encoding="utf-8")
+        loads = re.findall(r"(?:url\(|@import\s+|<image[^>]*href=)[\"']?\s*((?:https?:)?//[^\"')\s]*)", text)
+        assert not loads, path.name
+    wanted = {f"torchledger.{name}" for name in (*torchledger.__all__, *METHODS)}
+    assert wanted <= read["api"].ids
+    api = (tmp_path / "api.html").read_text(encoding="utf-8")
+    assert "<blockquote>" not in api and api.count("&gt;&gt;&gt;") > 5, "examples are code under a heading of their own"
+
+
 def test_tables_of_the_readme_are_the_golden_ones() -> None:
-    assert generator().readme(README) == README
+    for text in (README, CHINESE):
+        assert generator().readme(text) == text
     assert "features.0    64x55x55          23,296    140,553,600   70,470,400      695,296" in README
 
 
@@ -130,7 +253,7 @@ def test_the_chinese_readme_is_equal() -> None:
             "rows": [str(line.count("|")) for line in text.splitlines() if line.startswith("|")],
         }
 
-    english, chinese = parts(README), parts((ROOT / "README.zh-CN.md").read_text(encoding="utf-8"))
+    english, chinese = parts(README), parts(CHINESE)
     for name in english:
         assert english[name] == chinese[name], name
 
@@ -233,16 +356,6 @@ def test_page_of_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         names[name]()
 
 
-def test_python_of_the_page_on_runs_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs" / "what_is_run.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(compile(block, "what_is_run.md", "exec"), names)
-    # the weights' gradients of both layers, the input's of the second
-    convolution, linear = 30 * 30 * 8 * 27, 7200 * 10
-    assert capsys.readouterr().out.startswith(f"{8 * (convolution + 2 * linear)} ")
-
-
 def test_python_of_the_notebook_page_runs() -> None:
     page = (ROOT / "docs" / "notebook.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -274,13 +387,8 @@ def test_error_of_a_network_in_the_readme_is_the_real_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/comparison.md", "docs/conventions.md",
-        "docs/check.md", "docs/coverage.md", "docs/custom_operations.md", "docs/degradation.md", "docs/memory.md",
-        "docs/models.md", "docs/notebook.md", "docs/what_is_run.md",
-    ],
-)  # fmt: skip
+    "name", ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{page}" for page in PAGES)]
+)
 def test_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):

@@ -84,12 +84,13 @@ def analyze(
         ForwardError: where the model's forward fails, or needs values and is not run for real; its `ledger` holds what
             ran before.
 
-    >>> from torch import nn
-    >>> analyze(nn.Linear(4, 3), (4,), batch=2).totals()["macs"]
-    24
-    >>> ledger = analyze(nn.Linear(4, 3), (4,), batch=2, training=True, loss="cross_entropy", optimizer="sgd")
-    >>> ledger.totals(phase="backward")["macs"]  # of the weight's gradient; the input asks for none
-    24
+    Examples:
+        >>> from torch import nn
+        >>> analyze(nn.Linear(4, 3), (4,), batch=2).totals()["macs"]
+        24
+        >>> ledger = analyze(nn.Linear(4, 3), (4,), batch=2, training=True, loss="cross_entropy", optimizer="sgd")
+        >>> ledger.totals(phase="backward")["macs"]  # of the weight's gradient; the input asks for none
+        24
     """
     step = checked_step(training, loss, optimizer)
     ledger, error = open_ledger(
@@ -177,9 +178,10 @@ def assert_within(
         UserError: for an argument that is wrong, or a baseline of another kind of run.
         ForwardError: as `analyze`.
 
-    >>> from torch import nn
-    >>> assert_within(nn.Linear(4, 3), (4,), params=15, macs="1K").totals()["params"]  # 4 x 3 and 3
-    15
+    Examples:
+        >>> from torch import nn
+        >>> assert_within(nn.Linear(4, 3), (4,), params=15, macs="1K").totals()["params"]  # 4 x 3 and 3
+        15
     """
     asked = {
         "params": params, "trainable_params": trainable_params, "macs": macs, "flops": flops, "bytes_read": bytes_read,

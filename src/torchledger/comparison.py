@@ -57,11 +57,12 @@ def compare(
     Raises:
         UserError: for an argument that is wrong.
 
-    >>> from torch import nn
-    >>> from torchledger import analyze
-    >>> wide, narrow = (analyze(nn.Sequential(nn.Linear(4, size)), (4,)) for size in (8, 6))
-    >>> compare(wide, narrow).difference("macs").total["macs_change"]  # 4 x 6 - 4 x 8
-    -8
+    Examples:
+        >>> from torch import nn
+        >>> from torchledger import analyze
+        >>> wide, narrow = (analyze(nn.Sequential(nn.Linear(4, size)), (4,)) for size in (8, 6))
+        >>> compare(wide, narrow).difference("macs").total["macs_change"]  # 4 x 6 - 4 x 8
+        -8
     """
     for ledger in ledgers:
         if not isinstance(ledger, Ledger):

@@ -140,9 +140,10 @@ def fit(
     Raises:
         UserError: for an argument that is wrong, or where memory does not grow with the batch.
 
-    >>> from torch import nn
-    >>> fit(nn.Linear(250, 250), (250,), memory="1MB", device="cpu").batch  # 251,000 + 2,000 a sample
-    374
+    Examples:
+        >>> from torch import nn
+        >>> fit(nn.Linear(250, 250), (250,), memory="1MB", device="cpu").batch  # 251,000 + 2,000 a sample
+        374
     """
     if "batch" in options:
         raise UserError("batch is what fit looks for: leave it out")

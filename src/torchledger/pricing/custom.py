@@ -36,7 +36,8 @@ def register_rule(name: str, rule: UserRule) -> None:
     Raises:
         UserError: for a name that is no "namespace::op", has a rule already, or for a rule that is neither.
 
-    >>> register_rule("doctest::scale", lambda operation: {"flops": operation.inputs[0].elements})
+    Examples:
+        >>> register_rule("doctest::scale", lambda operation: {"flops": operation.inputs[0].elements})
     """
     _registered[_checked(name, rule, "register_rule")] = rule
 
