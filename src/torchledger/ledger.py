@@ -12,6 +12,7 @@ from torchledger import page, pricing, views
 from torchledger.errors import UserError
 from torchledger.memory_report import MemoryReport
 from torchledger.record import Phase, Record, read_record
+from torchledger.report import axis, chrome
 from torchledger.tables import Table
 from torchledger.views import Cell
 from torchledger.writing import check_writable, write_whole
@@ -122,6 +123,36 @@ class Ledger:
         shown = memory if self.record.allocations else None
         layers, operations = self.by_layer(convention), self.by_operation(convention)
         write_whole(path, page.document(page.contents(self.record, chosen, layers, operations, shown)))
+
+    def save_trace(
+        self, path: str | os.PathLike[str], by: str = "macs", convention: str = "full", device: str = "cuda"
+    ) -> None:
+        """Write a flame graph that Perfetto and speedscope open: phases, calls of modules, operations, live bytes.
+
+        A bar is as wide as what it takes of one quantity; a second of the viewer is 10^9 of it, where that stays exact.
+        Raise UserError where operations have no such quantity, or where all of them together have none of it.
+
+        Args:
+            path: an existing file is replaced whole or not at all.
+            by: a quantity of the convention, such as "macs", "flops", "bytes_read", "activation_bytes"; "bytes" for
+                read and written; "seconds" where they were measured; "operations" for one microsecond each.
+            convention: under which operations are priced.
+            device: whose memory the counters show, "cuda" or "cpu".
+        """
+        chosen = self._convention(convention)
+        widths = axis.priced(self.record, chosen, by)
+        check_writable(path)
+        memory = self.memory(device)  # also without allocations: an unknown device is said
+        alive = memory.timeline if self.record.allocations else {}
+        if not widths.total:
+            unknown = ", ".join(f"{name} ({calls})" for name, calls in self.unknown.items())
+            rules = f"; without a rule: {unknown}" if unknown else ""
+            raise UserError(
+                f"nothing to draw: no operation has {by}{rules}. Other quantities: "
+                f"{', '.join(name for name in axis.choices(chosen, self.record.measurement is not None) if name != by)}"
+            )
+        drawn = chrome.trace(self.record, widths, alive, convention)
+        write_whole(path, json.dumps(drawn, separators=(",", ":")) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ledger:

@@ -15,7 +15,7 @@ from torchledger.memory.caching import SEGMENT_STEP, CachingAllocator, OutOfMemo
 from torchledger.memory.kernels import WORKSPACES, Device
 from torchledger.memory.timeline import CATEGORIES, Block, Form, Timeline
 from torchledger.record import Record
-from torchledger.report import chrome, picture
+from torchledger.report import axis, chrome, picture
 from torchledger.report.text import short_size
 from torchledger.tables import Table
 from torchledger.views import Cell, Column
@@ -289,8 +289,11 @@ class MemoryReport:
     # --- pictures ----------------------------------------------------------------------------------------------------
 
     def to_chrome_trace(self) -> dict[str, object]:
-        """Return counters by category over the operations, one a microsecond, as Perfetto and chrome://tracing read."""
-        return chrome.trace(self.record, self._timeline.by_category)
+        """Return bars and counters by category over the operations, one a microsecond, as Perfetto and speedscope read.
+
+        `Ledger.save_trace` writes the same by another quantity.
+        """
+        return chrome.trace(self.record, axis.operations(self.record), self._timeline.by_category)
 
     def save_chrome_trace(self, path: str | os.PathLike[str]) -> None:
         """Write `to_chrome_trace` to a JSON file. An existing file is replaced whole or not at all."""

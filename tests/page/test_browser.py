@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import browsing
 import paging
 import pytest
 import torch
@@ -15,25 +15,14 @@ from torchledger import Ledger, analyze
 from torchledger.page.folds import folds
 
 pytestmark = paging.needs_libraries
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="the browser is driven by playwright: pip install playwright"
-)
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FOOT = "#layer-table tfoot data"
 Open = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Start Debian's Chromium, or another one that is there."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip("no browser: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with browsing.browser() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture

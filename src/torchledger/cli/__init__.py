@@ -1,4 +1,4 @@
-"""The command line: `torchledger stat`, `memory`, `fit`, `report`, `compare`, `check`, `models`.
+"""The command line: `torchledger stat`, `memory`, `fit`, `report`, `trace`, `compare`, `check`, `models`.
 
 What the user got wrong is one line, status 2.
 """
@@ -20,6 +20,7 @@ from torchledger.cli.memory import fit, memory
 from torchledger.cli.models import models
 from torchledger.cli.report import report
 from torchledger.cli.stat import stat
+from torchledger.cli.trace import trace
 from torchledger.errors import UserError, printable, raised_at
 
 USER_ERROR = 2
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # its table of options leaves 20 of 80 columns for the words
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (stat, memory, fit, report, compare, check, models):
+for command in (stat, memory, fit, report, trace, compare, check, models):
     app.command()(command)
 
 
