@@ -48,6 +48,11 @@ def test_the_ledger_as_json(golden: Golden) -> None:
     golden("formats/ledger.json", in_lines(saved | {"torch_version": "(any)"}))
 
 
+def test_a_trace(golden: Golden, tmp_path: Path) -> None:
+    paging.ledger().save_trace(tmp_path / "trace.json", device="cpu")
+    golden("formats/trace.json", in_lines(json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))))
+
+
 @needs_libraries
 def test_what_a_page_has_in_it(golden: Golden, tmp_path: Path) -> None:
     paging.ledger(training=True).save_html(tmp_path / "report.html", device="cpu")

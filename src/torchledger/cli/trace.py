@@ -43,7 +43,9 @@ def trace(
     measure: o.MeasureChoice = None,
     debug: o.Debug = False,
 ) -> None:
-    """Write a flame graph of what a model costs, with its memory below, for Perfetto and speedscope to open.
+    """Write a flame graph for Perfetto and speedscope to open.
+
+    Its bars are phases, the tree of modules, and operations; the memory lies below.
 
     Example: torchledger trace resnet50 --by macs -o resnet50.json
     """
