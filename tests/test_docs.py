@@ -139,7 +139,7 @@ def test_commands_of_the_readme_run(
         README,
         re.MULTILINE,
     )
-    assert len(commands) == 22
+    assert len(commands) == 23
     for command in commands:
         with pytest.raises(SystemExit) as done:
             main(command.split())

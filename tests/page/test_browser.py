@@ -2,104 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
 import paging
 import pytest
 import torch
+from browsing import Open, choose, column, names, until, value
 
 from torchledger import Ledger, analyze
 from torchledger.page.folds import folds
 
 pytestmark = paging.needs_libraries
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="the browser is driven by playwright: pip install playwright"
-)
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FOOT = "#layer-table tfoot data"
-Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Start Debian's Chromium, or another one that is there."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip("no browser: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    """Open a ledger's page; at the end of the test nothing may have been asked of a network, and nothing complained."""
-    complaints: list[str] = []
-    opened = []
-
-    def show(ledger: Ledger, save: dict[str, Any] | None = None, **options: Any) -> Any:
-        path = tmp_path / "report.html"
-        ledger.save_html(path, **(save or {}))
-        context = browser.new_context(**options)
-        opened.append(context)
-        shown = context.new_page()
-        shown.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        shown.on("pageerror", lambda error: complaints.append(str(error)))
-        shown.on("dialog", lambda dialog: complaints.append(dialog.message))
-        shown.on("request", lambda request: asked(request.url))
-        shown.goto(path.as_uri())
-        shown.wait_for_selector("html[data-ready=all]")
-        return shown
-
-    def asked(url: str) -> None:
-        if not url.startswith(("file:", "blob:", "data:")):
-            complaints.append(f"asked for {url}")
-
-    yield show
-    for context in opened:
-        context.close()
-    assert complaints == []
-
-
-def value(shown: Any, selector: str) -> str:
-    return str(shown.locator(selector).first.get_attribute("value"))
-
-
-def column(shown: Any, name: str, table: str = "layer") -> list[str]:
-    """Return the exact values of a column of numbers, of the rows that are shown."""
-    heads = shown.locator(f"#{table}-table thead th").all_inner_texts()
-    place = heads.index(name) + 1
-    return [
-        str(cell.get_attribute("value"))
-        for cell in shown.locator(f"#{table}-table tbody td:nth-child({place}) data").all()
-    ]
-
-
-def names(shown: Any, table: str = "layer") -> list[str]:
-    return [
-        str(text)
-        for text in shown.locator(f"#{table}-table tbody td.path > span").evaluate_all(
-            "spans => spans.map((span) => span.firstChild.textContent)"
-        )
-    ]
-
-
-def until(shown: Any, script: str, expected: object) -> None:
-    """Wait until a script gives a value. The page's policy forbids playwright's own way, which evaluates text."""
-    for _ in range(100):
-        if shown.evaluate(script) == expected:
-            return
-        shown.wait_for_timeout(50)
-    assert shown.evaluate(script) == expected
-
-
-def choose(shown: Any, quantity: str) -> None:
-    shown.locator(f"#by-{quantity}").check(force=True)
 
 
 def test_totals_are_those_of_the_ledger(show: Open) -> None:

@@ -68,8 +68,6 @@ function branchColours(nodes) {
   return colours;
 }
 
-let Plotly; // once it is loaded
-
 function drawIcicle() {
   const root = tree();
   const { unit, title } = byName.get(state.quantity);
