@@ -115,6 +115,23 @@ def test_the_tree_opens_with_the_keyboard_and_the_icicle_with_a_click(show: Open
     assert shown.evaluate(level) == "blocks"  # it stays there while the quantity changes
 
 
+def test_what_is_too_small_to_see_shows_when_one_goes_in(show: Open) -> None:
+    side = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(200)))
+    shown = show(analyze(torch.nn.Sequential(side, torch.nn.Sequential(*side, torch.nn.ReLU())), (4,)))
+    drawn = "document.getElementById('icicle').data[0].ids"
+    hint = shown.locator("#tree-hint")
+    assert shown.evaluate(drawn) == ["(root)", "0", "1"]  # an area is 1/400 of the width
+    assert "400 modules and operations are too small to see from here" in hint.inner_text()
+    shown.locator("#icicle g.slice").nth(2).click()
+    until(shown, f"{drawn}.length", 202)
+    assert shown.evaluate(f"{drawn}.slice(0, 3)") == ["(root)", "1", "1.0"]
+    assert "too small" not in hint.inner_text()
+    choose(shown, "flops")  # also the ReLU's 4, beside 200 times 36
+    assert shown.evaluate(f"{drawn}.slice(0, 2)") == ["(root)", "1"] and "1 module or operation is" in hint.inner_text()
+    shown.locator("#icicle g.slice").first.click()  # what fills the width leads back out
+    until(shown, f"{drawn}.length", 3)
+
+
 def test_tabs(show: Open) -> None:
     ledger = paging.ledger(unknown=False)
     shown = show(ledger)

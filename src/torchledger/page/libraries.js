@@ -3,10 +3,11 @@
 let Plotly; // once it is loaded
 let ITable;
 
-const packed = (id) => Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
-
 async function unpacked(id) {
-  const stream = new Blob([packed(id)]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const text = atob(document.getElementById(id).textContent);
+  const packed = new Uint8Array(text.length);
+  for (let place = 0; place < text.length; place += 1) packed[place] = text.charCodeAt(place);
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   return URL.createObjectURL(new Blob([await new Response(stream).blob()], { type: "text/javascript" }));
 }
 
