@@ -240,9 +240,12 @@ def test_on_paper(show: Open) -> None:
         assert shown.locator(f"#panel-{panel}").is_visible(), panel
     assert not shown.locator("#expand").is_visible()
     assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    widths = "['icicle', 'timeline'].map((id) => document.getElementById(id)._fullLayout.width)"
+    assert shown.evaluate(widths) == [700, 700]
     shown.emulate_media(media="screen", color_scheme="dark")
     shown.evaluate("dispatchEvent(new Event('afterprint'))")
     assert not shown.locator("#panel-operations").is_visible()
+    assert shown.evaluate(widths)[0] > 700
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

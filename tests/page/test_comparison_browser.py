@@ -177,6 +177,18 @@ def test_what_is_not_known_is_always_shown(show: Open) -> None:
     assert "pagetest::_values (1) [b]" in shown.locator("#notices").inner_text()
 
 
+def test_a_model_beside_itself(show: Open) -> None:
+    ledger = paging.ledger(unknown=False)
+    shown = show(compare(ledger, ledger))
+    assert shown.locator("#difference-table tbody").inner_text().strip() == "no change to show"
+    every = len(shown.evaluate("JSON.parse(document.getElementById('data').textContent).difference.rows"))
+    assert shown.locator(f"{HIDDEN} th").inner_text().startswith(f"{every} rows hidden: ")
+    assert [value(shown, f"{TOTAL} td:nth-child({place}) data") for place in (2, 3)] == [
+        "0",
+        str(ledger.totals()["macs"]),
+    ]
+
+
 def test_names_stay_text(show: Open) -> None:
     shown = show(paging.comparison())
     shown.get_by_role("button", name="Show every row").click()
@@ -223,17 +235,24 @@ def test_narrow_screens_scroll_down_alone(show: Open, width: int) -> None:
 
 
 def test_on_paper(show: Open) -> None:
-    shown = show(paging.comparison(), color_scheme="dark")
+    # At the right of its dot, a name of 22 letters fits on a screen and not on a sheet.
+    both = compare(*(model.ledger for model in paging.comparison().models), names=["before", "after some improvement"])
+    shown = show(both, color_scheme="dark")
     shown.locator("#difference .dt-length select").first.select_option("25")
     shown.get_by_role("button", name="Show every row").click()
     shown.evaluate("dispatchEvent(new Event('beforeprint'))")
     shown.emulate_media(media="print", color_scheme="dark")
     assert not shown.locator("#threshold").is_visible() and not shown.locator("#expand").is_visible()
     assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert len(names(shown, "difference")) == len(paging.comparison()._changes(("macs", "peak"))) > 25
+    assert len(names(shown, "difference")) == len(both._changes(("macs", "peak"))) > 25
+    assert shown.evaluate("document.getElementById('scatter')._fullLayout.width") == 700
+    edge = shown.evaluate("document.getElementById('scatter').getBoundingClientRect().left") + 700
+    boxes = [text.bounding_box() for text in shown.locator("#scatter .textpoint text").all()]
+    assert len(boxes) == 2 and all(box["x"] + box["width"] <= edge for box in boxes), "the names fit on the sheet"
     shown.emulate_media(media="screen", color_scheme="dark")
     shown.evaluate("dispatchEvent(new Event('afterprint'))")
     assert shown.locator("#threshold").is_visible()
+    assert shown.evaluate("document.getElementById('scatter')._fullLayout.width") > 700
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -49,5 +49,5 @@ start(() => {
   drawAll();
 }, () => {
   drawScatter();
-  preparePrint({ tables: difference ? [modelTable, differenceTable] : [modelTable], charts: ["scatter"], draw: drawScatter });
+  preparePrint({ tables: difference ? [modelTable, differenceTable] : [modelTable], draw: drawScatter });
 }).catch(failed);

@@ -179,7 +179,7 @@ function makeDifference() {
   makeExpand("Hide rows again", "Show every row", drawDifference);
   weigh();
   differenceTable = summedTable({
-    id: "difference-table", matches: "difference-matches", noun: "changes", rows: changed, left: leftOut, say: saidOfChanges,
+    id: "difference-table", matches: "difference-matches", noun: "changes", none: "no change to show", rows: changed, left: leftOut, say: saidOfChanges,
     columns: [
       textColumn("module", (row) => row.path || "(root)", "path"),
       chosenColumn(),

@@ -1,6 +1,6 @@
 // What every page has: the switch of the quantity, notices, dark and light, paper, and how it starts.
 
-const state = { quantity: null, expanded: false };
+const state = { quantity: null, expanded: false, paper: false };
 
 function listed(kind, title, items) {
   const box = element("div", { class: `notice ${kind}` }, element("strong", {}, title));
@@ -56,14 +56,13 @@ function followScheme(draw) {
 }
 
 // On paper: light, every row that is not folded away or hidden, charts as wide as a sheet.
-function preparePrint({ tables, charts, draw, open = () => {}, close = () => {} }) {
+function preparePrint({ tables, draw, open = () => {}, close = () => {} }) {
   let dark = false;
-  const drawn = () => charts.map((id) => document.getElementById(id)).filter((place) => place && !place.hidden && place.data);
   const toPaper = (paper) => {
+    state.paper = paper;
     for (const table of tables) table.all(paper);
     (paper ? open : close)();
     draw();
-    for (const place of drawn()) Plotly.relayout(place, paper ? { width: 700, autosize: false } : { width: null, autosize: true });
   };
   window.addEventListener("beforeprint", () => {
     dark = document.documentElement.classList.contains("dark");

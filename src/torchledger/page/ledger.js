@@ -93,7 +93,6 @@ start(() => {
   drawCharts();
   preparePrint({
     tables: [layerTable, operationTable],
-    charts: ["icicle", "timeline"],
     draw: drawCharts,
     open: () => { for (const name of tabs) document.getElementById(`panel-${name}`).hidden = false; },
     close: () => choose(tabs.find((name) => document.getElementById(`tab-${name}`).getAttribute("aria-selected") === "true")),

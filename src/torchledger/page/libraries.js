@@ -29,6 +29,10 @@ async function loadCharts() {
 
 const painted = () => new Promise((resolve) => { requestAnimationFrame(() => setTimeout(resolve)); setTimeout(resolve, 200); });
 
+const SHEET = 700; // pixels across of what a printer gets
+
+const widthOf = (place) => (state.paper ? SHEET : place.clientWidth);
+
 // What all charts look alike in; colours are those of the moment when a chart is drawn.
 function chartLayout(own) {
   return {
@@ -36,6 +40,7 @@ function chartLayout(own) {
     plot_bgcolor: "rgba(0,0,0,0)",
     hoverlabel: { bgcolor: ink("--card"), bordercolor: ink("--line"), font: { color: ink("--ink") } },
     ...own,
+    ...(state.paper ? { width: SHEET, autosize: false } : { autosize: true }),
     font: { color: ink("--ink"), family: "system-ui, sans-serif", size: 12, ...own.font },
   };
 }

@@ -59,7 +59,7 @@ function drawScatter() {
   const place = document.getElementById("scatter");
   const rows = [...models].sort((one, other) => across(other) - across(one)); // small dots lie on top
   const [x, y] = [axis("params", "parameters"), axis("macs", "macs")];
-  const room = [place.clientWidth - MARGIN.l - MARGIN.r, place.clientHeight - MARGIN.t - MARGIN.b];
+  const room = [widthOf(place) - MARGIN.l - MARGIN.r, place.clientHeight - MARGIN.t - MARGIN.b];
   const trace = {
     type: "scatter", mode: "markers+text",
     x: rows.map((row) => size(row.amounts.get("params"))),

@@ -64,7 +64,7 @@ const placeColumn = () => ({ title: "place", name: "place", data: null, type: "n
 // A table and its total. Columns may say their `foot`, a sum of rows, and a `heading` that follows the quantity, as the
 // column "share" does. `shown`: which rows there are while nothing is searched; `left`: those that are not, in words and
 // with their sum, above the total of all; `say`: what stands above the table.
-function summedTable({ id, matches, columns, rows, shown = () => true, noun, say, left = null, summed = true, paged = true }) {
+function summedTable({ id, matches, columns, rows, shown = () => true, noun, say, left = null, none = "nothing matches", summed = true, paged = true }) {
   const holder = document.getElementById(id);
   const line = (name) => element("tr", { class: name }, ...columns.map((column, place) => element(place ? "td" : "th", { class: column.className ?? "" })));
   const [rest, foot] = [line("left"), line("total")];
@@ -83,7 +83,7 @@ function summedTable({ id, matches, columns, rows, shown = () => true, noun, say
       : { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null },
     paging: paged,
     language: {
-      search: `Search ${noun}:`, lengthMenu: "_MENU_ rows a page", zeroRecords: "nothing matches", emptyTable: "no rows",
+      search: `Search ${noun}:`, lengthMenu: "_MENU_ rows a page", zeroRecords: none, emptyTable: "no rows",
       info: "rows _START_ to _END_ of _TOTAL_", infoEmpty: "no rows", infoFiltered: "",
     },
   }).dt;

@@ -110,7 +110,7 @@ function drawIcicle() {
   const colours = branchColours(all);
   const label = (node) => escaped(node.name) + (node.times > 1 ? ` ×${node.times}` : "");
   const id = (node) => node.id || "(root)";
-  const isNarrow = (node) => size(node.amounts.get(name)) * place.clientWidth < NARROWEST_NAME * size(level.amounts.get(name));
+  const isNarrow = (node) => size(node.amounts.get(name)) * widthOf(place) < NARROWEST_NAME * size(level.amounts.get(name));
   const trace = {
     type: "icicle",
     branchvalues: "total",
