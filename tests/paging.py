@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchledger import Ledger, analyze
+from torchledger import Comparison, Ledger, analyze, compare
 
 # Their scripts go into the page; the packages are not imported.
 MISSING = [name for name in ("plotly", "itables") if importlib.util.find_spec(name) is None]
@@ -66,6 +66,28 @@ class Net(nn.Module):
 def ledger(unknown: bool = True, training: bool = False) -> Ledger:
     step: dict[str, Any] = {"training": True, "optimizer": "adamw"} if training else {}
     return analyze(Net(unknown), (8,), batch=4, **step)
+
+
+class Changed(Net):
+    """The same net with a wider block, a layer of another kind, one name less and two more, and a view at the end."""
+
+    def __init__(self, unknown: bool = True) -> None:
+        super().__init__(unknown)
+        self.blocks[1].wide, self.blocks[1].narrow = nn.Linear(8, 24), nn.Linear(24, 8)
+        del self.named[HOSTILE[0]]
+        self.named[HOSTILE[1]] = nn.LayerNorm(8)
+        self.named["more" + IMAGE] = nn.Linear(8, 8)
+        self.named["last"] = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).unsqueeze(0)
+
+
+@functools.cache
+def comparison(unknown: bool = False, **options: Any) -> Comparison:
+    """Return the net before and after, under a name that is markup."""
+    after = analyze(Changed(unknown), (8,), batch=4)
+    return compare(ledger(unknown), after, names=["before", "after" + IMAGE], **options)
 
 
 class Elements(HTMLParser):

@@ -298,7 +298,7 @@ def test_commands_of_the_readme_run(
         README,
         re.MULTILINE,
     )
-    assert len(commands) == 24
+    assert len(commands) == 25
     for command in dict.fromkeys(commands):
         with pytest.raises(SystemExit) as done:
             main(command.split())

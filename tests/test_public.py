@@ -59,6 +59,7 @@ def test_signatures() -> None:
     assert list(inspect.signature(compare).parameters) == ["ledgers", "names", "by", "device", "top1", "notes"]
     assert list(inspect.signature(Comparison.difference).parameters) == ["self", "by", "threshold"]
     assert list(inspect.signature(Ledger.save_trace).parameters) == ["self", "path", "by", "convention", "device"]
+    assert list(inspect.signature(Comparison.save_html).parameters) == ["self", "path", "threshold"]
     assert list(inspect.signature(stat).parameters) == ["model", "inputs", "convention", "measure", *MODEL_ARGUMENTS]
 
 
@@ -75,7 +76,7 @@ def test_methods() -> None:
         "peak_bytes", "reserved_bytes", "timeline", "workspaces",
         "by_category", "by_module", "by_operation", "plot", "save_chrome_trace", "to_chrome_trace", "to_json",
     }  # fmt: skip
-    assert public(Comparison) == {"difference", "plot", "table", "to_json"}
+    assert public(Comparison) == {"difference", "plot", "save_html", "table", "to_json"}
     assert public(Table) >= {"to_text", "to_csv", "to_markdown", "to_json", "to_pandas"}
 
 

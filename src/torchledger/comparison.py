@@ -6,10 +6,10 @@ import math
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from torchledger import pricing
+from torchledger import page, pricing
 from torchledger.differences import Change, Costs, Row, changes, layer_rows
 from torchledger.errors import UserError, close_matches
 from torchledger.ledger import Ledger
@@ -17,17 +17,24 @@ from torchledger.memory_report import MemoryReport
 from torchledger.report import cell_to_json, scatter
 from torchledger.tables import Table
 from torchledger.views import AtLeast, Cell, Column
+from torchledger.writing import check_writable, write_whole
 
 Threshold = str | int | float
 
 _OF_LAYERS = ("params", "macs", "flops", "bytes_read", "bytes_written", "activation_bytes")
-QUANTITIES = (*_OF_LAYERS, "peak", "top1")
+_WITH_LAYERS = (*_OF_LAYERS, "peak")  # what a difference can be of
+QUANTITIES = (*_WITH_LAYERS, "top1")
 DEFAULT = ("params", "macs", "peak")
 _COLUMNS = {
     "params": Column("params", "params"),
     **{quantity.name: Column(quantity.name, quantity.title, quantity.unit) for quantity in pricing.FULL.quantities},
     "peak": Column("peak_bytes", "peak", "B"),
     "top1": Column("top1", "top-1", "%"),
+}
+_MEANINGS = {
+    "params": "elements of parameters, each tensor once",
+    **{quantity.name: quantity.meaning for quantity in pricing.FULL.quantities},
+    "peak": "most bytes alive at one moment; in a difference split by the modules that what is alive then belongs to",
 }
 WHOLE_TREE = 1 << 30  # a depth below every module
 AT_THE_PEAK = "alive at the peak"  # the kind of a row for a module that has none of its own
@@ -134,13 +141,13 @@ class Compared:
                 (module, AT_THE_PEAK) if module in paths else ("", module)
             )  # "inputs", the allocator's rounding
             costs: Costs = {**dict.fromkeys(by, 0), "peak": size}
-            rows.append(Row(path, kind, is_module=False, costs=costs))
+            rows.append(Row(path, kind, is_module=False, costs=costs, memory_alone=True))
         return rows
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ledgers side by side: print it, or take its `table`, the `difference` of two, and the picture of all."""
+    """Ledgers side by side: print it, or take its `table`, the `difference` of two, the picture and the page of all."""
 
     models: tuple[Compared, ...]
     by: tuple[str, ...]
@@ -196,8 +203,7 @@ class Comparison:
         if "top1" in chosen or not chosen:
             raise UserError("top1 has no layers: a difference is by params, macs, flops, bytes or peak")
         limit = parse_threshold(threshold)
-        before, after = self.models
-        found = changes(before.rows(chosen), after.rows(chosen))
+        found = self._changes(chosen)
         hidden = [change for change in found if not change.differs]
         unchanged, differing = len(hidden), [change for change in found if change.differs]
         free = [change for change in differing if change.free]
@@ -214,14 +220,23 @@ class Comparison:
             parts = [f"{count} {text}" for count, text in (*counts, (len(free), "free by rule")) if count]
             notes.append(f"not shown: {', '.join(parts)}")
         total = _difference_row("total", "", "", found, chosen)
-        run = before.run if before.run == after.run else f"{before.run} -> {after.run}"
-        title = f"{before.name} -> {after.name}, difference by layer, convention full, {run}"
-        if "peak" in chosen:
-            title += f", memory on {after.memory.device}"
-            notes += [f"peak of {model.name}: {model.memory.at}" for model in self.models]
-        notes += [*self.notes, *_remarks(self.models, "peak" in chosen)]
+        notes += [*self._peaks(chosen), *self.notes, *_remarks(self.models, "peak" in chosen)]
         outside = frozenset(place for place, change in enumerate(shown) if not change.is_module)
-        return Table(title, "full", columns, rows, total, notes, operation_rows=outside)
+        return Table(self._difference_title(chosen), "full", columns, rows, total, notes, operation_rows=outside)
+
+    def _changes(self, by: Sequence[str]) -> list[Change]:
+        before, after = self.models
+        return changes(before.rows(by), after.rows(by))
+
+    def _difference_title(self, by: Sequence[str]) -> str:
+        before, after = self.models
+        run = before.run if before.run == after.run else f"{before.run} -> {after.run}"
+        memory = f", memory on {after.memory.device}" if "peak" in by else ""
+        return f"{before.name} -> {after.name}, difference by layer, convention full, {run}{memory}"
+
+    def _peaks(self, by: Sequence[str]) -> list[str]:
+        """Return where each model has its peak."""
+        return [f"peak of {model.name}: {model.memory.at}" for model in self.models] if "peak" in by else []
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw macs against parameters to a .png or .svg file, each dot as large as the peak of its memory.
@@ -241,6 +256,46 @@ class Comparison:
         runs = {model.run for model in self.models}
         run = runs.pop() if len(runs) == 1 else "runs that differ"
         scatter.draw(path, dots, f"macs against parameters, {run}", f"peak on {self.models[0].memory.device}")
+
+    def save_html(self, path: str | os.PathLike[str], threshold: Threshold = 0) -> None:
+        """Write a page to look at: table, picture, and of two ledgers the difference, with all quantities.
+
+        One HTML file that works offline. Needs plotly and itables (`torchledger[report]`).
+
+        Args:
+            path: an existing file is replaced whole or not at all.
+            threshold: as for `difference`; where the page starts.
+        """
+        limit = parse_threshold(threshold)
+        page.check_libraries()
+        check_writable(path)
+        names = [model.name for model in self.models]
+        with_top1 = any(model.top1 is not None for model in self.models)
+        table = replace(self, by=(*_WITH_LAYERS, *(["top1"] if with_top1 else []))).table
+        start = next((name for name in self.by if name not in ("params", "top1")), self.by[0])
+        quantities = {_COLUMNS[name]: _MEANINGS[name] for name in _WITH_LAYERS}
+        chosen = _COLUMNS[start if start in _WITH_LAYERS else DEFAULT[0]].name
+        difference = self._page_of_two(limit, _limit_text(threshold)) if len(self.models) == 2 else None
+        data = page.comparison.contents(table, names, quantities, chosen, difference)
+        write_whole(path, page.document(page.COMPARISON, page.comparison.title(names), data))
+
+    def _page_of_two(self, limit: Limit, text: str) -> page.Difference:
+        """Return the difference with every row and quantity: the page hides and counts by itself."""
+        found = self._changes(_WITH_LAYERS)
+        rows = [_difference_row(change.what, change.module, change.kind, [change], _WITH_LAYERS) for change in found]
+        table = Table(
+            self._difference_title(_WITH_LAYERS),
+            "full",
+            _difference_columns(_WITH_LAYERS),
+            rows,
+            _difference_row("total", "", "", found, _WITH_LAYERS),
+            self._peaks(_WITH_LAYERS),
+            free_rows=frozenset(place for place, change in enumerate(found) if change.free),
+            operation_rows=frozenset(place for place, change in enumerate(found) if not change.is_module),
+        )
+        replaced = [place for place, change in enumerate(found) if change.replaced]
+        memory_alone = [place for place, change in enumerate(found) if change.memory_alone]
+        return page.Difference(table, replaced, memory_alone, limit.amount, limit.is_share, text)
 
     def to_json(self) -> dict[str, object]:
         """Return every model with its name, run and all quantities, for `json.dumps`."""

@@ -15,7 +15,10 @@ Costs = dict[str, int | None]  # by quantity; None: not counted, as for a module
 
 @dataclass
 class Row:
-    """A layer, or an operation outside of one, with what it costs."""
+    """A layer, or an operation outside of one, with what it costs.
+
+    `memory_alone`: neither, but what is alive at the peak and belongs to a module without a row of its own, or to none.
+    """
 
     module: str
     kind: str
@@ -23,6 +26,7 @@ class Row:
     costs: Costs
     free: bool = False
     shapes: tuple[object, ...] = ()
+    memory_alone: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -72,16 +76,23 @@ class Change:
     @property
     def differs(self) -> bool:
         """Whether there is anything to tell: another cost or another kind of layer."""
-        if self.before is None or self.after is None:
-            return True
-        if self.before.kind != self.after.kind:
+        if self.before is None or self.after is None or self.replaced:
             return True
         return any(_told(cost) != _told(self.after.costs[name]) for name, cost in self.before.costs.items())
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a layer or operation became one of another kind."""
+        return self.before is not None and self.after is not None and self.before.kind != self.after.kind
 
     @property
     def free(self) -> bool:
         """Whether it is an operation that costs nothing by rule, before and after."""
         return all(row is None or row.free for row in (self.before, self.after))
+
+    @property
+    def memory_alone(self) -> bool:
+        return self._now.memory_alone
 
     def amount(self, name: str) -> int | None:
         """Return after less before, where missing and not counted are nothing; None where a part has no rule.

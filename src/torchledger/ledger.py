@@ -122,7 +122,8 @@ class Ledger:
         memory = self.memory(device)  # also without allocations: an unknown device is said
         shown = memory if self.record.allocations else None
         layers, operations = self.by_layer(convention), self.by_operation(convention)
-        write_whole(path, page.document(page.contents(self.record, chosen, layers, operations, shown)))
+        data = page.contents(self.record, chosen, layers, operations, shown)
+        write_whole(path, page.document(page.LEDGER, f"{data['model']}", data))
 
     def save_trace(
         self, path: str | os.PathLike[str], by: str = "macs", convention: str = "full", device: str = "cuda"

@@ -2,93 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
-import browsing
 import paging
 import pytest
 import torch
+from browsing import Open, choose, column, names, until, value
 
 from torchledger import Ledger, analyze
 from torchledger.page.folds import folds
 
 pytestmark = paging.needs_libraries
 FOOT = "#layer-table tfoot data"
-Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with browsing.browser() as started:
-        yield started
-
-
-@pytest.fixture
-def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    """Open a ledger's page; at the end of the test nothing may have been asked of a network, and nothing complained."""
-    complaints: list[str] = []
-    opened = []
-
-    def show(ledger: Ledger, save: dict[str, Any] | None = None, **options: Any) -> Any:
-        path = tmp_path / "report.html"
-        ledger.save_html(path, **(save or {}))
-        context = browser.new_context(**options)
-        opened.append(context)
-        shown = context.new_page()
-        shown.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        shown.on("pageerror", lambda error: complaints.append(str(error)))
-        shown.on("dialog", lambda dialog: complaints.append(dialog.message))
-        shown.on("request", lambda request: asked(request.url))
-        shown.goto(path.as_uri())
-        shown.wait_for_selector("html[data-ready=all]")
-        return shown
-
-    def asked(url: str) -> None:
-        if not url.startswith(("file:", "blob:", "data:")):
-            complaints.append(f"asked for {url}")
-
-    yield show
-    for context in opened:
-        context.close()
-    assert complaints == []
-
-
-def value(shown: Any, selector: str) -> str:
-    return str(shown.locator(selector).first.get_attribute("value"))
-
-
-def column(shown: Any, name: str, table: str = "layer") -> list[str]:
-    """Return the exact values of a column of numbers, of the rows that are shown."""
-    heads = shown.locator(f"#{table}-table thead th").all_inner_texts()
-    place = heads.index(name) + 1
-    return [
-        str(cell.get_attribute("value"))
-        for cell in shown.locator(f"#{table}-table tbody td:nth-child({place}) data").all()
-    ]
-
-
-def names(shown: Any, table: str = "layer") -> list[str]:
-    return [
-        str(text)
-        for text in shown.locator(f"#{table}-table tbody td.path > span").evaluate_all(
-            "spans => spans.map((span) => span.firstChild.textContent)"
-        )
-    ]
-
-
-def until(shown: Any, script: str, expected: object) -> None:
-    """Wait until a script gives a value. The page's policy forbids playwright's own way, which evaluates text."""
-    for _ in range(100):
-        if shown.evaluate(script) == expected:
-            return
-        shown.wait_for_timeout(50)
-    assert shown.evaluate(script) == expected
-
-
-def choose(shown: Any, quantity: str) -> None:
-    shown.locator(f"#by-{quantity}").check(force=True)
 
 
 def test_totals_are_those_of_the_ledger(show: Open) -> None:
@@ -190,6 +113,23 @@ def test_the_tree_opens_with_the_keyboard_and_the_icicle_with_a_click(show: Open
     until(shown, level, "blocks")
     choose(shown, "params")
     assert shown.evaluate(level) == "blocks"  # it stays there while the quantity changes
+
+
+def test_what_is_too_small_to_see_shows_when_one_goes_in(show: Open) -> None:
+    side = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(200)))
+    shown = show(analyze(torch.nn.Sequential(side, torch.nn.Sequential(*side, torch.nn.ReLU())), (4,)))
+    drawn = "document.getElementById('icicle').data[0].ids"
+    hint = shown.locator("#tree-hint")
+    assert shown.evaluate(drawn) == ["(root)", "0", "1"]  # an area is 1/400 of the width
+    assert "400 modules and operations are too small to see from here" in hint.inner_text()
+    shown.locator("#icicle g.slice").nth(2).click()
+    until(shown, f"{drawn}.length", 202)
+    assert shown.evaluate(f"{drawn}.slice(0, 3)") == ["(root)", "1", "1.0"]
+    assert "too small" not in hint.inner_text()
+    choose(shown, "flops")  # also the ReLU's 4, beside 200 times 36
+    assert shown.evaluate(f"{drawn}.slice(0, 2)") == ["(root)", "1"] and "1 module or operation is" in hint.inner_text()
+    shown.locator("#icicle g.slice").first.click()  # what fills the width leads back out
+    until(shown, f"{drawn}.length", 3)
 
 
 def test_tabs(show: Open) -> None:
@@ -300,9 +240,12 @@ def test_on_paper(show: Open) -> None:
         assert shown.locator(f"#panel-{panel}").is_visible(), panel
     assert not shown.locator("#expand").is_visible()
     assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    widths = "['icicle', 'timeline'].map((id) => document.getElementById(id)._fullLayout.width)"
+    assert shown.evaluate(widths) == [700, 700]
     shown.emulate_media(media="screen", color_scheme="dark")
     shown.evaluate("dispatchEvent(new Event('afterprint'))")
     assert not shown.locator("#panel-operations").is_visible()
+    assert shown.evaluate(widths)[0] > 700
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -18,7 +18,7 @@ from torch import nn
 from torchledger import Ledger, UserError, analyze, page
 from torchledger.cli import main
 from torchledger.models import build
-from torchledger.page.data import LARGEST
+from torchledger.page.cells import LARGEST
 from torchledger.page.document import embedded
 from torchledger.page.folds import folds
 from torchledger.pricing import CONVENTIONS
@@ -210,7 +210,7 @@ def test_a_models_own_name_is_data(tmp_path: Path) -> None:
     named = Ledger(dataclasses.replace(ledger.record, model="</title><img src=x>\x1b{{script}}"))
     elements = written(named, tmp_path)
     assert "img" not in {tag for tag, _ in elements.found}
-    assert elements.text("model") == elements.data["model"] == "</title><img src=x>\\x1b{{script}}"
+    assert elements.text("title") == elements.data["model"] == "</title><img src=x>\\x1b{{script}}"
 
 
 def test_the_file_asks_for_nothing(tmp_path: Path) -> None:

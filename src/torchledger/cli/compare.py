@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,12 +46,20 @@ def compare(
         typer.Option(
             "--threshold",
             metavar="SIZE",
-            help="With --difference: hide smaller changes: 1% of the largest, or 10M.  (default: 0)",
+            help="With --difference, or two on a page: hide smaller changes: 1% of the largest, or 10M.  (default: 0)",
         ),
     ] = None,
     plot: Annotated[
         str | None,
         typer.Option("--plot", metavar="FILE", help="Draw macs against parameters, sized by peak, .png or .svg."),
+    ] = None,
+    html: Annotated[
+        str | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write a page to look at, one file that works offline: table, picture, and of two the difference.",
+        ),
     ] = None,
     classes: o.Classes = None,
     arg: o.Arguments = None,
@@ -75,14 +84,14 @@ def compare(
 
     Example: torchledger compare alexnet vgg16 googlenet resnet50 --by params,macs,peak
     """
-    from torchledger import comparison, sources
+    from torchledger import comparison, page, sources
     from torchledger.report.picture import check_drawable
     from torchledger.writing import check_writable
 
     output = None if output == "-" else output
     quantities = None if by is None else comparison.checked(by)
     if threshold is not None:
-        if not difference:
+        if not difference and (html is None or len(source) != 2):
             raise UserError(f"--threshold {threshold} goes with --difference, and the rows are models")
         comparison.parse_threshold(threshold, "--threshold")
     if len(source) < 2 or (difference and len(source) > 2):
@@ -104,16 +113,21 @@ def compare(
         check_writable(output)
     if plot is not None:
         check_drawable(plot)
+    if html is not None:
+        if html == "-":
+            raise UserError("a page goes to a file: --html compared.html")
+        page.check_libraries()
+        check_writable(html)
     ledgers = _ledgers(given)
-    top1, notes = _published(given, named)
-    if quantities is not None and "top1" not in quantities:
-        notes = []
-    compared = comparison.compare(
-        *ledgers, names=source, by=quantities, device=device.value, top1=top1, notes=[] if difference else notes
-    )
+    top1, published = _published(given, named)
+    with_top1 = not difference and (quantities is None or "top1" in quantities)
+    notes = published if with_top1 else []
+    compared = comparison.compare(*ledgers, names=source, by=quantities, device=device.value, top1=top1, notes=notes)
     table = compared.difference(threshold=threshold or 0) if difference else compared.table
     if plot is not None:
         compared.plot(plot)
+    if html is not None:  # which has the accuracies in any case
+        replace(compared, notes=tuple(published)).save_html(html, threshold or 0)
     write(
         drawn(table, format, width, output is not None, compared.to_json() if format is Format.json else None), output
     )

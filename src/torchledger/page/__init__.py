@@ -1,6 +1,8 @@
-"""A ledger as one HTML file: data.py says what is in it, folds.py what repeats, document.py puts the file together."""
+"""Ledgers as one HTML file: data.py and comparison.py say what is in it, document.py puts the file together."""
 
+from torchledger.page import comparison
+from torchledger.page.comparison import Difference
 from torchledger.page.data import contents
-from torchledger.page.document import check_libraries, document
+from torchledger.page.document import COMPARISON, LEDGER, check_libraries, document
 
-__all__ = ["check_libraries", "contents", "document"]
+__all__ = ["COMPARISON", "LEDGER", "Difference", "check_libraries", "comparison", "contents", "document"]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 from torchledger import __version__
 from torchledger.errors import printable
 from torchledger.memory.timeline import Timeline
 from torchledger.memory_report import MemoryReport
+from torchledger.page.cells import cells, quantity
 from torchledger.page.folds import folds
 from torchledger.pricing import Convention
 from torchledger.record import Record
 from torchledger.report.picture import COLOURS
 from torchledger.views import AtLeast, Cell, Column, Table
 
-LARGEST = 2**53 - 1  # a larger integer is no number of JavaScript's: it stands as a string of digits
 SUMS = {"bytes": ("bytes_read", "bytes_written"), "mem_rw_b": ("mem_read_b", "mem_write_b")}  # and what they add up
 PARAMS = Column("params", "params", weight=90)
 MOVED = Column("bytes", "bytes", "B", weight=72)
@@ -41,8 +42,8 @@ def contents(
         "summary": convention.summary,
         "exact": convention.exact,
         "quantities": _quantities(convention, layers),
-        "layers": _cells(layers),
-        "operations": _cells(operations),
+        "layers": cells(_with_moved(layers)),
+        "operations": cells(_with_moved(operations)),
         "folds": [[printable(fold.path), list(fold.rows)] for fold in folded],
         "kinds": {printable(path): printable(kind) for path, kind in (inner | named).items()},
         "unknown": {printable(name): calls for name, calls in _unknown(operations).items()},
@@ -64,43 +65,23 @@ def _quantities(convention: Convention, layers: Table) -> list[dict[str, object]
     """Return name, title, unit, meaning; `part_of` where another quantity has it in it, which the switch offers."""
     parts = {part: whole for whole, names in SUMS.items() for part in names}
     counted = [*convention.of_calls, *convention.quantities]
-    found = [_quantity(PARAMS, "elements of parameters, each tensor once", parts)]
+    found = [quantity(PARAMS, "elements of parameters, each tensor once")]
     for q in counted:
-        found.append(_quantity(Column(q.name, q.title, q.unit), q.meaning, parts))
+        found.append(quantity(Column(q.name, q.title, q.unit), q.meaning, parts.get(q.name)))
         if q.name == SUMS["bytes"][-1]:
-            found.append(_quantity(MOVED, "read + written: what an unfused operation must move", parts))
+            found.append(quantity(MOVED, "read + written: what an unfused operation must move"))
     if any(column.name == SECONDS.name for column in layers.columns):
-        found.append(_quantity(SECONDS, "median time of the row's own operations in a real run on one machine", parts))
+        found.append(quantity(SECONDS, "median time of the row's own operations in a real run on one machine"))
     return found
 
 
-def _quantity(column: Column, meaning: str, parts: dict[str, str]) -> dict[str, object]:
-    return {
-        "name": column.name,
-        "title": column.title,
-        "unit": column.unit,
-        "meaning": meaning,
-        "part_of": parts.get(column.name),
-    }
-
-
-def _cells(table: Table) -> dict[str, object]:
-    """Return columns, rows as lists in their order, total, and which rows are free or operations outside of a leaf."""
-    names = [column.name for column in table.columns]
-    moved = all(name in names for name in SUMS["bytes"])
-    rows = table.rows
-    total = table.total
-    if moved:
-        names = [*names, MOVED.name]
-        rows = [row | {MOVED.name: _moved(row)} for row in rows]
-        total = total | {MOVED.name: _moved(total)}
-    return {
-        "columns": names,
-        "rows": [[_value(row[name]) for name in names] for row in rows],
-        "total": {name: _value(cell) for name, cell in total.items()},
-        "free": sorted(table.free_rows),
-        "operations": sorted(table.operation_rows),
-    }
+def _with_moved(table: Table) -> Table:
+    """Return a table that has what is read and written also as one column."""
+    if not all(name in [column.name for column in table.columns] for name in SUMS["bytes"]):
+        return table
+    rows = [row | {MOVED.name: _moved(row)} for row in table.rows]
+    total = table.total | {MOVED.name: _moved(table.total)}
+    return dataclasses.replace(table, columns=(*table.columns, MOVED), rows=rows, total=total)
 
 
 def _moved(row: dict[str, Cell]) -> Cell:
@@ -109,15 +90,6 @@ def _moved(row: dict[str, Cell]) -> Cell:
         return None
     added = sum(part for part in parts if isinstance(part, int))
     return AtLeast(added) if any(isinstance(part, AtLeast) for part in parts) else added
-
-
-def _value(cell: Cell) -> object:
-    """Return a cell as in a table's JSON, but names cannot move the cursor, and large integers are text."""
-    if isinstance(cell, str):
-        return printable(cell)
-    if isinstance(cell, AtLeast):
-        return {"at_least": _value(int(cell))}
-    return str(cell) if isinstance(cell, int) and abs(cell) > LARGEST else cell
 
 
 def _unknown(operations: Table) -> dict[str, int]:

@@ -10,9 +10,11 @@ import html
 import importlib.util
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from torchledger import __version__
 from torchledger.errors import UserError
 
 # Package, its file, what the page does with it. plotly's package has the whole of plotly.js and no smaller bundle.
@@ -21,7 +23,19 @@ LIBRARIES = {
     "tables": ("itables", "html/dt_bundle.js"),
 }
 TABLE_STYLE = ("itables", "html/dt_bundle.css")
-SCRIPTS = ("numbers.js", "tree.js", "tables.js", "memory.js", "start.js")  # one after another, in one scope
+
+
+@dataclass(frozen=True)
+class Form:
+    """What stands in the frame that pages share, and the scripts that draw it."""
+
+    body: str
+    scripts: tuple[str, ...]
+
+
+_SHARED = ("numbers.js", "libraries.js", "frame.js", "tables.js")  # scripts stand one after another, in one scope
+LEDGER = Form("ledger.html", (*_SHARED, "rows.js", "tree.js", "layers.js", "memory.js", "ledger.js"))
+COMPARISON = Form("comparison.html", (*_SHARED, "models.js", "scatter.js", "difference.js", "comparison.js"))
 
 
 def check_libraries() -> None:
@@ -30,20 +44,22 @@ def check_libraries() -> None:
         _path(package, file)
 
 
-def document(data: Mapping[str, object]) -> str:
+def document(form: Form, title: str, data: Mapping[str, object]) -> str:
     """Return the file. Raise UserError where plotly or itables is missing.
 
     The policy in its head lets the browser run these scripts and load nothing, whatever is in the data.
     """
-    script = "\n".join(_own(name) for name in SCRIPTS)
+    script = "\n".join(_own(name) for name in form.scripts)
     script = f'(() => {{\n"use strict";\n{script}}})();\n'
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {
-        "title": html.escape(f"{data['model']}"),
+        "title": html.escape(title),
         "policy": f"default-src 'none'; script-src 'sha256-{digest}' blob:; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'",
         "table_style": _path(*TABLE_STYLE).read_text(encoding="utf-8"),
         "style": _own("page.css"),
+        "body": _own(form.body),
+        "version": __version__,
         "data": embedded(data),
         **{name: _packed(str(_path(package, file))) for name, (package, file) in LIBRARIES.items()},
         "script": script,

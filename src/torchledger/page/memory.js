@@ -60,19 +60,17 @@ function drawTimeline() {
     hovertemplate: "%{y:.4s}B",
   }));
   const layout = {
-    margin: { l: 60, r: 10, t: 26, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: ink("--ink"), family: "system-ui, sans-serif", size: 12 },
+    margin: { l: 60, r: 10, t: 26, b: 40 },
     xaxis: { title: { text: "operation" }, gridcolor: ink("--line"), zeroline: false, fixedrange: true, range: [1, Math.max(2, memory.live.length)] },
     yaxis: { title: { text: "bytes alive" }, gridcolor: ink("--line"), tickformat: "~s", ticksuffix: "B", rangemode: "tozero", fixedrange: true },
     hovermode: "x unified",
-    hoverlabel: { bgcolor: ink("--card"), bordercolor: ink("--line"), font: { color: ink("--ink") } },
     showlegend: innerWidth > 640, // the table below has the colours too
     legend: { orientation: "h", y: -0.2 },
     shapes: shapes(),
     annotations: longPhases().map(([start, name]) => (
       { x: start + 1, y: 1, yref: "paper", yanchor: "bottom", xanchor: "left", text: escaped(name), showarrow: false })),
   };
-  Plotly.react(place, traces, layout, { displayModeBar: false, responsive: true });
+  Plotly.react(place, traces, chartLayout(layout), chartOptions);
   if (!place.dataset.ready) {
     place.dataset.ready = "yes";
     place.on("plotly_click", ({ points }) => showMoment(points[0].x - 1));

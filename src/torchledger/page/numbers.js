@@ -5,10 +5,11 @@ const byName = new Map(data.quantities.map((quantity) => [quantity.name, quantit
 const LETTERS = ["", "K", "M", "G", "T", "P", "E", "Z", "Y", "R", "Q"];
 
 // A cell is null where it is not counted, an integer (a string of digits where it is large), a float, or
-// {at_least: n} where unknown operations are missing from it. An amount is {exact, atLeast}: exact is a BigInt,
-// or a Number for what is no count.
+// {at_least: n} where unknown operations are missing from it, "?" a change of which a part has no rule. An amount is
+// {exact, atLeast, unknown}: exact is a BigInt, or a Number for what is no count.
 function amount(cell) {
   if (cell === null || cell === undefined || cell === "") return null;
+  if (cell === "?") return { exact: 0n, atLeast: false, unknown: true };
   if (typeof cell === "object") return { exact: BigInt(cell.at_least), atLeast: true };
   if (typeof cell === "number" && !Number.isInteger(cell)) return { exact: cell, atLeast: false };
   return { exact: BigInt(cell), atLeast: false };
@@ -19,19 +20,22 @@ function sum(amounts) {
   let exact = 0n;
   let float = 0;
   let atLeast = false;
+  let unknown = false;
   let any = false;
   let isFloat = false;
   for (const one of amounts) {
     if (one === null) continue;
     any = true;
     atLeast ||= one.atLeast;
+    unknown ||= one.unknown === true;
     if (typeof one.exact === "bigint") exact += one.exact;
     else { float += one.exact; isFloat = true; }
   }
   if (!any) return null;
-  return { exact: isFloat ? float + Number(exact) : exact, atLeast };
+  return { exact: isFloat ? float + Number(exact) : exact, atLeast, unknown };
 }
 
+const count = (value) => ({ exact: BigInt(value), atLeast: false });
 const size = (one) => (one === null ? 0 : Number(one.exact));
 
 function scaled(value, unit) {
@@ -54,7 +58,7 @@ function seconds(value) {
 function written(one, unit) {
   if (one === null) return "–";
   const value = Number(one.exact);
-  if (one.atLeast && value === 0) return "?";
+  if (one.unknown || (one.atLeast && value === 0)) return "?";
   let text;
   if (unit === "s") text = seconds(value);
   else if (unit === "MiB") text = value.toFixed(2);
@@ -63,7 +67,7 @@ function written(one, unit) {
   return one.atLeast ? "≥" + text : text;
 }
 
-const inFull = (one, unit) => (one === null ? "not counted" : `${one.atLeast ? "at least " : ""}${one.exact.toLocaleString("en")}${unit ? " " + unit : ""}`);
+const inFull = (one, unit) => (one === null ? "not counted" : one.unknown ? "not known: a part has no rule" : `${one.atLeast ? "at least " : ""}${one.exact.toLocaleString("en")}${unit ? " " + unit : ""}`);
 const bytes = (value) => scaled(value, "B");
 const percent = (part, whole) => `${(whole ? (100 * part) / whole : 0).toFixed(1)} %`;
 const plural = (count, one, many) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
@@ -77,9 +81,9 @@ function element(tag, attributes = {}, ...children) {
 }
 
 // A number as an element that carries its exact value.
-function number(one, unit) {
-  const value = one === null ? "" : `${one.atLeast ? ">=" : ""}${one.exact}`;
-  return element("data", { value, title: inFull(one, unit) }, written(one, unit));
+function number(one, unit, text = written(one, unit)) {
+  const value = one === null ? "" : one.unknown ? "?" : `${one.atLeast ? ">=" : ""}${one.exact}`;
+  return element("data", { value, title: inFull(one, unit) }, text);
 }
 
 function bar(share) {
@@ -91,46 +95,3 @@ function bar(share) {
 
 const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-
-function rowsOf(table) {
-  const place = new Map(table.columns.map((name, index) => [name, index]));
-  const free = new Set(table.free);
-  const operations = new Set(table.operations);
-  return table.rows.map((cells, index) => ({
-    index,
-    free: free.has(index),
-    isOperation: operations.has(index),
-    text: (name) => (place.has(name) ? cells[place.get(name)] : "") ?? "",
-    amounts: new Map(data.quantities.map(({ name }) => [name, place.has(name) ? amount(cells[place.get(name)]) : null])),
-    unknown: place.has("unknown") ? cells[place.get("unknown")] : 0,
-    calls: place.has("calls") ? cells[place.get("calls")] : 1,
-    times: 1,
-  }));
-}
-
-const layers = rowsOf(data.layers);
-const operations = rowsOf(data.operations);
-for (const row of layers) row.path = row.text("module");
-
-// Rows that stand for several equal ones, and the rows that they stand for.
-const foldedIn = new Set();
-const folds = data.folds.map(([path, members]) => {
-  const rows = members.map((index) => layers[index]);
-  members.forEach((index) => foldedIn.add(index));
-  return {
-    ...rows[0],
-    index: layers.length + members[0],
-    place: members[0],
-    path,
-    members: rows,
-    times: rows.length,
-    calls: rows.reduce((calls, row) => calls + row.calls, 0),
-    unknown: rows.reduce((unknown, row) => unknown + row.unknown, 0),
-    amounts: new Map(data.quantities.map(({ name }) => [name, sum(rows.map((row) => row.amounts.get(name)))])),
-  };
-});
-const foldedRows = [...layers.filter((row) => !foldedIn.has(row.index)), ...folds].sort(
-  (one, other) => (one.members ?? [one])[0].index - (other.members ?? [other])[0].index);
-
-const state = { quantity: null, expanded: false };
-const total = (name) => amount(data.layers.total[name]);

@@ -1,7 +1,9 @@
 // The module tree, as an icicle (plotly) and as a list that opens with the keyboard.
 
 const PALETTE = ["#8fbfe8", "#f2c879", "#9ed9b4", "#e6a5c9", "#c9b8ec", "#f0a98f", "#a9dbe0", "#d8d58a"];
-const MOST_AREAS = 1500; // of more, those that would be narrower than a pixel are left out
+const MOST_AREAS = 300; // side by side: what would be narrower than some four pixels waits until one goes into what holds it
+const LEVELS = 5; // that the icicle shows at once
+const NARROWEST_NAME = 24; // pixels of an area that has room for letters; plotly measures every text, which takes its time
 
 // Nodes: {id, name, kind, times, amounts: rows of its own and below, children}.
 function grown(rows) {
@@ -68,13 +70,32 @@ function branchColours(nodes) {
   return colours;
 }
 
-let Plotly; // once it is loaded
+let entered = ""; // the module that the icicle shows
+
+// The module that was gone into, or the whole where it has none of the quantity or is folded away.
+const enteredOf = (root, nodes) => nodes.find((node) => node.id === entered && node.children.length) ?? root;
+
+// What is above a module, itself, and what is below it to a depth and wide enough to see.
+function visible(level, name) {
+  const found = [];
+  for (let above = level.parent; above; above = above.parent) found.unshift(above);
+  found.push(level);
+  let left = 0;
+  let line = [level];
+  for (let depth = 1; depth < LEVELS; depth += 1) {
+    const below = line.flatMap((node) => node.children).filter((node) => size(node.amounts.get(name)) > 0);
+    line = below.filter((node) => size(node.amounts.get(name)) * MOST_AREAS > size(level.amounts.get(name)));
+    left += below.length - line.length;
+    found.push(...line);
+  }
+  return { shown: found, left };
+}
 
 function drawIcicle() {
   const root = tree();
-  const { unit, title } = byName.get(state.quantity);
+  const { unit, title, name } = byName.get(state.quantity);
   const place = document.getElementById("icicle");
-  const whole = size(root.amounts.get(state.quantity));
+  const whole = size(root.amounts.get(name));
   const hint = document.getElementById("tree-hint");
   hint.textContent = whole
     ? `Width is ${title}. Click a module to go into it, and the bar above to come back. The list below says the same.`
@@ -82,41 +103,49 @@ function drawIcicle() {
   place.hidden = !whole;
   if (!whole || !Plotly) return;
   place.setAttribute("aria-label", `Icicle of the module tree by ${title}; the list below it says the same.`);
-  const all = nodesOf(root).filter((node) => size(node.amounts.get(state.quantity)) > 0);
-  const shown = all.length > MOST_AREAS ? all.filter((node) => size(node.amounts.get(state.quantity)) * MOST_AREAS > whole) : all;
-  if (shown.length < all.length) {
-    hint.textContent += ` ${(all.length - shown.length).toLocaleString("en")} modules and operations too small to see are in the list alone.`;
-  }
-  const colours = branchColours(shown);
-  const name = (node) => escaped(node.name) + (node.times > 1 ? ` ×${node.times}` : "");
+  const all = nodesOf(root).filter((node) => size(node.amounts.get(name)) > 0);
+  const level = enteredOf(root, all);
+  const { shown, left } = visible(level, name);
+  if (left) hint.textContent += ` ${plural(left, "module or operation is", "modules and operations are")} too small to see from here: go into what holds them.`;
+  const colours = branchColours(all);
+  const label = (node) => escaped(node.name) + (node.times > 1 ? ` ×${node.times}` : "");
+  const id = (node) => node.id || "(root)";
+  const isNarrow = (node) => size(node.amounts.get(name)) * widthOf(place) < NARROWEST_NAME * size(level.amounts.get(name));
   const trace = {
     type: "icicle",
     branchvalues: "total",
-    ids: shown.map((node) => node.id || "(root)"),
-    parents: shown.map((node) => (node.parent === null ? "" : node.parent.id || "(root)")),
-    labels: shown.map(name),
-    values: shown.map((node) => size(node.amounts.get(state.quantity))),
-    text: shown.map((node) => written(node.amounts.get(state.quantity), unit)),
-    customdata: shown.map((node) => [escaped(node.id.split("#")[0] || "the whole model"), escaped(node.kind), inFull(node.amounts.get(state.quantity), unit),
-      percent(size(node.amounts.get(state.quantity)), whole)]),
+    level: id(level),
+    ids: shown.map(id),
+    parents: shown.map((node) => (node.parent === null ? "" : id(node.parent))),
+    labels: shown.map(label),
+    values: shown.map((node) => size(node.amounts.get(name))),
+    text: shown.map((node) => written(node.amounts.get(name), unit)),
+    customdata: shown.map((node) => [escaped(node.id.split("#")[0] || "the whole model"), escaped(node.kind), inFull(node.amounts.get(name), unit),
+      percent(size(node.amounts.get(name)), whole)]),
     hovertemplate: "<b>%{customdata[0]}</b> %{customdata[1]}<br>%{customdata[2]}<br>%{customdata[3]}<extra></extra>",
-    texttemplate: "%{label}<br>%{text}",
+    texttemplate: shown.map((node) => (isNarrow(node) ? "" : "%{label}<br>%{text}")),
     marker: { colors: shown.map((node) => colours.get(node) ?? ink("--card")), line: { width: 1, color: ink("--paper") } },
     textfont: { color: shown.map((node) => (colours.get(node) === null ? ink("--ink") : "#14181d")) },
-    maxdepth: 5,
+    maxdepth: LEVELS,
     leaf: { opacity: 1 },
     sort: true,
     tiling: { orientation: "v", pad: 0 },
     pathbar: { visible: true, thickness: 26, textfont: { color: "#14181d" } },
   };
-  const layout = {
-    margin: { l: 0, r: 0, t: 28, b: 0 },
-    paper_bgcolor: "rgba(0,0,0,0)",
-    font: { color: ink("--ink"), family: "system-ui, sans-serif", size: 13 },
-    uniformtext: { minsize: 10, mode: "hide" },
-    uirevision: String(state.expanded),
-  };
-  Plotly.react(place, [trace], layout, { displayModeBar: false, responsive: true });
+  const layout = { margin: { l: 0, r: 0, t: 28, b: 0 }, font: { size: 13 }, uniformtext: { minsize: 10, mode: "hide" } };
+  Plotly.react(place, [trace], chartLayout(layout), chartOptions);
+  place.removeAllListeners("plotly_icicleclick");
+  place.on("plotly_icicleclick", ({ points }) => enter(shown[points[0].pointNumber], level));
+}
+
+// A click goes into a module, and on the one that fills the width back out. Drawn anew, so that what is small shows.
+function enter(node, level) {
+  const next = node === level ? node.parent : node;
+  if (next && next.children.length) {
+    entered = next.id;
+    drawIcicle();
+  }
+  return false; // plotly's own way shows what it has already
 }
 
 // Open branches of the list, which stay open while the quantity changes.

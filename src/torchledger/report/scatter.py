@@ -81,6 +81,11 @@ def draw(path: str | os.PathLike[str], dots: Sequence[Dot], title: str, size_tit
     save(figure, path)
 
 
+def is_logarithmic(values: Sequence[int]) -> bool:
+    """Whether values lie so far apart that an axis of them is logarithmic."""
+    return min(values) > 0 and max(values) / min(values) > APART
+
+
 def _areas(peaks: Sequence[int | None]) -> list[float]:
     """Return the dots' areas in square points, in proportion to the bytes."""
     largest = max((peak or 0 for peak in peaks), default=0)
@@ -92,7 +97,7 @@ def _scale(axes: Axes, axis: str, values: Sequence[int]) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     low, high = min(values), max(values)
-    logarithmic = low > 0 and high / low > APART
+    logarithmic = is_logarithmic(values)
     set_limits = axes.set_xlim if axis == "x" else axes.set_ylim
     if logarithmic:
         (axes.set_xscale if axis == "x" else axes.set_yscale)("log")
