@@ -1,13 +1,15 @@
-"""What every test may use: torchvision on a torch without its compiled operations, and golden files."""
+"""What every test may use: torchvision on a torch without its compiled operations, golden files, a browser."""
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import browsing
 import hypothesis
 import pytest
 import torch
@@ -62,3 +64,10 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == expected, "\n".join(diff)
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One for the session: playwright can be started once in a process."""
+    with browsing.browser() as started:
+        yield started

@@ -1,4 +1,4 @@
-"""A browser for the tests of the pages: Chromium, driven by playwright."""
+"""Pages opened for their tests, in the browser of tests/conftest.py."""
 
 from __future__ import annotations
 
@@ -6,16 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import browsing
 import pytest
 
 from torchledger import Comparison, Ledger
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    with browsing.browser() as started:
-        yield started
 
 
 @pytest.fixture

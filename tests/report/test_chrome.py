@@ -8,11 +8,10 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import browsing
 import paging
 import pytest
 import torch
@@ -495,12 +494,6 @@ def test_the_example_of_the_help_runs(run: Run) -> None:
 # --- the importers of viewers -----------------------------------------------------------------------------------------
 
 Tree = list[tuple[tuple[str, ...], int]]  # names from the outermost bar to this one, and what it takes
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with browsing.browser() as started:
-        yield started
 
 
 def perfetto(browser: Any, path: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
