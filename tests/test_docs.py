@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 # Their code runs by docs/shown.py.
 SHOWN = ["index", "quickstart", "from_torchstat", "how_it_works", "what_is_run", "limits"]
+FRONT = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "CHANGELOG.md")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
 
@@ -354,6 +356,30 @@ def test_page_of_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert len(chosen) == 2
     for name in chosen:
         names[name]()
+
+
+def test_commands_of_the_memory_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchledger.cli import main
+
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    \$ torchledger (.*)$", page, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        with pytest.raises(SystemExit) as done:
+            main(command.split())
+        assert not done.value.code, command
+
+
+def test_the_source_distribution_has_what_the_tests_read() -> None:
+    included = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]
+    top = {name.strip("/") for name in included["sdist"]["include"]} | {"pyproject.toml"}
+    read = {*FRONT, "mkdocs.yml", "Makefile", "constraints.txt", "docs", "examples", "benchmarks", "tests", "src"}
+    linked = {
+        target.split("/")[0] for text in (README, CHINESE) for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    }
+    assert read | linked <= top
 
 
 def test_python_of_the_notebook_page_runs() -> None:

@@ -58,7 +58,7 @@ def more_samples_fit_under_autocast(printed: str) -> bool:
 
 def the_residual_twin_learns_where_the_plain_one_does_not(printed: str) -> bool:
     plain, residual = (float(loss) for loss in re.findall(r"steps (\d\.\d\d)$", printed, re.MULTILINE))
-    return residual < 1.6 < 1.9 < plain < 2.4  # ln 10 = 2.3: a guess
+    return residual + 0.3 < plain < 2.6  # ln 10 = 2.3: a guess; seeds fall differently with other versions of torch
 
 
 SHOWS = {
