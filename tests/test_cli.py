@@ -21,7 +21,7 @@ from torch import nn
 
 import torchledger
 from torchledger import Ledger
-from torchledger.cli import app, main
+from torchledger.cli import COMMANDS, main
 from torchledger.models import build
 from torchledger.models.registry import REGISTRY
 from torchledger.pricing import CONVENTIONS
@@ -311,9 +311,6 @@ def test_version_and_help(run: Run) -> None:
         assert option in done.out, option
     words = done.out.replace(",", " ").replace(".", " ").split()
     assert set(words) >= set(CONVENTIONS)
-
-
-COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -813,3 +810,45 @@ def test_exported_program(run: Run, tmp_path: Path) -> None:
 def test_batch_is_checked_before_inputs_are_made(run: Run) -> None:
     done = run("stat", "hf:bert", "--arg", "num_hidden_layers=1", "--batch", 0)
     assert (done.status, done.err) == (2, "torchledger: batch is 0, expected a whole number from 1\n")
+
+
+# ---- where output goes
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="no /dev/fd here")
+def test_what_the_shell_has_opened_is_written_on_and_not_replaced(tmp_path: Path) -> None:
+    Ledger.save(torchledger.analyze(nn.Linear(4, 3), (4,)), tmp_path / "net.json")
+    command = f"{sys.executable} -c 'from torchledger.cli import main; main()' stat net.json --format csv -o"
+    (tmp_path / "kept").write_text("before\n")
+    script = f"""
+        {command} /dev/stdout >> kept; echo after >> kept
+        ({command} /dev/fd/1; echo after) > whole
+        {command} /dev/stdout | tail -n 1 > piped
+        {command} >(cat > substituted); wait $!; sleep 1
+    """
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True)
+    kept, whole, piped, substituted = (
+        (tmp_path / name).read_text().splitlines() for name in ("kept", "whole", "piped", "substituted")
+    )
+    assert kept[0] == "before" and kept[1].startswith("module,") and kept[-1] == "after"
+    assert whole[0].startswith("module,") and whole[-1] == "after"
+    assert piped == [kept[-2]] and substituted == kept[1:-1]
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "whole", "piped", "substituted", "net.json"}
+
+
+def test_paths_that_lead_nowhere(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path, said in (("", "cannot write '': name a file"), ("loop", "link to itself"), ("/dev/fd/777", "Bad file")):
+        done = run("stat", "nets.py:Net", "-o", path)
+        assert done.status == 2 and said in done.err and done.err.count("\n") == 1
+    assert (tmp_path / "loop").is_symlink()
+
+
+def test_a_missing_value_names_the_command_that_misses_it(run: Run) -> None:
+    assert run("report", "alexnet", "-o").err.endswith("(torchledger report --help lists the options)\n")
+
+
+def test_a_path_cannot_move_the_cursor(run: Run) -> None:
+    pytest.importorskip("plotly")
+    pytest.importorskip("itables")
+    assert run("report", "nets.py:Net", "-o", "\x1b[31m\n.html").err.splitlines()[-1] == "Written: \\x1b[31m\\n.html"

@@ -66,7 +66,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def test_amounts_in_words() -> None:
-    counts = {"60M": 60_000_000, "4.1G": 4_100_000_000, "1.005 k": 1005, "2T": 2 * 10**12, "0": 0, "12": 12, "0.3": 0}
+    counts = {"60M": 60_000_000, "4.1G": 4_100_000_000, "1.005 k": 1005, "2T": 2 * 10**12, "0": 0, "12": 12}
     assert {text: parse_count(text, "n") for text in counts} == counts
     assert parse_count(7, "n") == 7 and parse_count(0, "n") == 0
     assert parse_bytes("4.1GB") == 4_100_000_000  # as a float, 4.1 x 10^9 may be one less
@@ -396,3 +396,24 @@ def test_the_ledger_of_a_failed_forward_is_not_checked(run: Any, tmp_path: Path)
         analyze(mlp(), (17,))
     failed.value.ledger.save(tmp_path / "failed.json")
     assert "the ledger is of a forward that failed" in run("check", "failed.json", "--max", "macs=1", status=2).err
+
+
+def test_wrong_arguments_are_said() -> None:
+    model = nn.Linear(4, 3)
+    for options, said in (
+        ({"macs": "1G", "flop": 1}, "'flop' is neither a quantity nor an argument of analyze. Did you mean 'flops'"),
+        ({"peak": "1GB", "memory": 5}, "memory is 5, expected arguments of Ledger.memory"),
+        ({"peak": "1GB", "memory": {"devce": "cpu"}}, "'memory' takes no argument 'devce'"),
+        ({"peak": "1.5"}, "peak is '1.5'; write bytes"),
+        ({"params": "1.5"}, "params is '1.5'; write a count"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            assert_within(model, (4,), **options)  # type: ignore[arg-type]
+
+
+def test_a_ledger_without_storages_has_no_peak() -> None:
+    ledger = analyze(nn.Linear(4, 3), (4,))
+    ledger.record.allocations.clear()
+    assert gate.check(ledger, {"macs": 12}).within
+    with pytest.raises(UserError, match="its peak is not known"):
+        gate.check(ledger, {"peak": 10**9})

@@ -412,7 +412,7 @@ def test_lone_surrogate_in_a_name_does_not_stop_a_file(ledger: Ledger, tmp_path:
     ledger.record.modules[1].path = "layer\ud800"
     path = tmp_path / "net.csv"
     ledger_module.write_whole(path, ledger.by_layer().to_csv())
-    assert "layer?," in path.read_text(encoding="utf-8")
+    assert "layer\\ud800," in path.read_text(encoding="utf-8")
     ledger.save(path)
     assert Ledger.load(path).record == ledger.record
 
@@ -443,3 +443,10 @@ def test_saved_ledger_is_read_priced_drawn_and_saved_without_torch(ledger: Ledge
     assert done.returncode == 0, done.stderr
     assert str(ledger.totals()) in done.stdout and ledger.by_layer("torchstat").to_csv() in done.stdout
     assert Ledger.load(saved).record == ledger.record
+
+
+def test_a_file_that_begins_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    ledger = analyze(nn.Linear(4, 3), (4,))
+    ledger.save(tmp_path / "net.json")
+    (tmp_path / "marked.json").write_text((tmp_path / "net.json").read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert Ledger.load(tmp_path / "marked.json").to_json() == ledger.to_json()

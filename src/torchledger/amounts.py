@@ -55,5 +55,7 @@ def _amount(value: object, found: re.Match[str] | None) -> int | None:
     if found is None:
         return value if isinstance(value, int) and not isinstance(value, bool) else None
     number, letter, binary, _ = found.groups()
+    if "." in number and not letter:
+        return None  # half a byte
     power = 1 + LETTERS.index(letter.upper()) if letter else 0
     return int(Fraction(number) * (1024 if binary else 1000) ** power)

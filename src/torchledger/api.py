@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from torchledger.capture import MODES, Mode, home
 from torchledger.capture.autocast import AutocastLike, region_of
 from torchledger.capture.execution import Execute, check_execute, run
 from torchledger.capture.scopes import walk
-from torchledger.errors import UserError
+from torchledger.errors import UserError, close_matches
 from torchledger.inputs import DtypeLike, InputDtype, as_dtype, example_inputs
 from torchledger.ledger import ForwardError, Ledger
 from torchledger.measure import check_measurable, has_values
@@ -190,6 +191,10 @@ def assert_within(
     limits = {name: gate.parse_limit(name, amount, name) for name, amount in asked.items() if amount is not None}
     share = parse_share(tolerance, "tolerance")
     before = baseline if baseline is None or isinstance(baseline, Ledger) else Ledger.load(baseline)
+    unknown_names = sorted(options.keys() - inspect.signature(analyze).parameters.keys())
+    if unknown_names:
+        near = close_matches(unknown_names[0], [*asked, *inspect.signature(analyze).parameters])
+        raise UserError(f"{unknown_names[0]!r} is neither a quantity nor an argument of analyze.{near}")
     gate.check_asked(limits, before, share, memory)
     ledger = analyze(model, *inputs, **options)
     checked = gate.check(ledger, limits, before, share, memory)

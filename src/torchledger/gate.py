@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from torchledger.amounts import parse_bytes, parse_count
-from torchledger.errors import UserError, close_matches
+from torchledger.errors import UserError, check_accepted, close_matches
 from torchledger.ledger import Ledger
 from torchledger.memory_report import ROOT, MemoryReport
 from torchledger.report import table_to_json
@@ -235,6 +235,10 @@ def check(
     if baseline is not None:
         _check_whole(baseline, "the baseline")
         _check_same_run(ledger, baseline)
+    if baseline is not None or "peak" in limits:
+        _check_storages(ledger, "the ledger")
+    if baseline is not None:
+        _check_storages(baseline, "the baseline")
     report = ledger.memory(**memory or {}) if baseline is not None or "peak" in limits else None
     before = None if baseline is None else baseline.memory(**memory or {})
     now = _values(ledger, report)
@@ -256,6 +260,9 @@ def check_asked(
         raise UserError("nothing to check: give a maximum, such as macs=1G, or a baseline")
     if tolerance and baseline is None:
         raise UserError("a tolerance is a share of a baseline: give a baseline too, or leave it out")
+    if memory is not None and not isinstance(memory, Mapping):
+        raise UserError(f'memory is {memory!r}, expected arguments of Ledger.memory, such as {{"device": "cpu"}}')
+    check_accepted("memory", MemoryReport, [name for name in memory or () if name != "record"])
     if memory and baseline is None and "peak" not in limits:
         raise UserError(f"{', '.join(memory)} is for the peak, which has no limit: give one, such as peak=2GB")
 
@@ -278,6 +285,11 @@ def _values(ledger: Ledger, report: MemoryReport | None) -> dict[str, int]:
 def _check_whole(ledger: Ledger, what: str) -> None:
     if ledger.record.error is not None:
         raise UserError(f"{what} is of a forward that failed, and counts what ran before: {ledger.record.error}")
+
+
+def _check_storages(ledger: Ledger, what: str) -> None:
+    if ledger.record.entries and not ledger.record.allocations:
+        raise UserError(f"{what} has operations and no storages, so its peak is not known: analyse the model again")
 
 
 def _check_same_run(ledger: Ledger, baseline: Ledger) -> None:

@@ -159,7 +159,7 @@ class Ledger:
     def load(cls, path: str | os.PathLike[str]) -> Ledger:
         """Read a saved ledger. Raise UserError where the file is missing, is no ledger, is cut off or is newer."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
         except UnicodeDecodeError as error:
             raise UserError(f"{os.fspath(path)!r} is no ledger: it is not text ({error.reason})") from error
         except OSError as error:

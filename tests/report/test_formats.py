@@ -318,3 +318,10 @@ def test_table_without_rows() -> None:
     assert body(to_text(table, 80))[-1][0] == "total"
     assert to_csv(table).count("\n") == 1
     assert "**total**" in to_markdown(table)
+
+
+def test_a_csv_can_be_written_and_does_not_turn_text_around() -> None:
+    text = to_csv(named(("\ud800", "a\u202eb", "a\u2028b")))
+    assert text.encode("utf-8") and [line.split(",")[0] for line in text.splitlines()[1:]] == [
+        "\\ud800", "a\\u202eb", "a\\u2028b",
+    ]  # fmt: skip

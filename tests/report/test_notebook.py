@@ -9,10 +9,11 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
+import paging
 import pytest
 from torch import nn
 
-from torchledger import AtLeast, Table, UserError, analyze, fit
+from torchledger import AtLeast, Table, UserError, analyze, compare, fit
 from torchledger.report import to_html, to_text
 from torchledger.views import Cell, Column
 from torchledger.views import Table as Rows
@@ -176,3 +177,9 @@ def test_rows_are_plain_dicts() -> None:
     rows = analyze(nn.Linear(4, 3), (4,)).by_layer().rows
     assert all(type(row) is dict and all(type(name) is str for name in row) for row in rows)
     assert all(type(cell) in (int, float, str, type(None)) for row in rows for cell in row.values())
+
+
+def test_a_change_that_is_not_known_is_missing_in_a_data_frame() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = compare(paging.ledger(), paging.ledger(unknown=False), device="cpu").difference().to_pandas()
+    assert pandas.isna(frame["macs_change"]).any() and frame["params_change"].notna().all()

@@ -31,7 +31,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # its table of options leaves 20 of 80 columns for the words
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (stat, memory, fit, report, trace, compare, check, models):
+COMMANDS = {command.__name__: command for command in (stat, memory, fit, report, trace, compare, check, models)}
+for command in COMMANDS.values():
     app.command()(command)
 
 
@@ -71,19 +72,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if "--debug" in given:
             traceback.print_exc()
-        print(f"torchledger: {_one_line(error)}", file=sys.stderr)
+        print(f"torchledger: {_one_line(error, given)}", file=sys.stderr)
         sys.exit(USER_ERROR)
     sys.exit(status)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception, given: Sequence[str]) -> str:
     """Return what is said of an error: the user's own as it is, one of the model's code with its type and place."""
     from torchledger.ledger import ForwardError
 
     text = str(error)
     if hasattr(error, "format_message"):  # click's, for an option that it could not read
         context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "torchledger stat"
+        named = given[0] if given[0] in COMMANDS else "stat"
+        command = context.command_path if context is not None else f"torchledger {named}"
         return f"{printable(error.format_message())} ({command} --help lists the options)"
     if not isinstance(error, UserError | ForwardError):
         text = f"{type(error).__name__}: {text}{raised_at(error)} (--debug shows the traceback)"

@@ -9,7 +9,7 @@ import typer
 from torchledger.cli import options as o
 from torchledger.cli.options import Device
 from torchledger.cli.subject import Given, captured
-from torchledger.errors import UserError
+from torchledger.errors import UserError, printable
 
 
 def report(
@@ -58,4 +58,4 @@ def report(
     if failure is not None:
         raise failure
     ledger.save_html(output, convention, device.value)
-    typer.echo(f"Written: {output}", err=True)
+    typer.echo(f"Written: {printable(output)}", err=True)

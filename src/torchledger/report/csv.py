@@ -7,7 +7,8 @@ import re
 from torchledger.errors import printable
 from torchledger.views import AtLeast, Cell, Column, Table
 
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # would move the cursor where a file is shown
+# What would move the cursor or turn the direction of the text where a file is shown, and what no file can hold.
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 EVALUATED = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula
 
 
