@@ -136,24 +136,13 @@ class Ledger:
         Args:
             path: an existing file is replaced whole or not at all.
             by: a quantity of the convention, such as "macs", "flops", "bytes_read", "activation_bytes"; "bytes" for
-                read and written; "seconds" where they were measured; "operations" for one microsecond each.
+                read and written; "seconds_measured" where they were; "operations" for one microsecond each.
             convention: under which operations are priced.
             device: whose memory the counters show, "cuda" or "cpu".
         """
-        chosen = self._convention(convention)
-        widths = axis.priced(self.record, chosen, by)
         check_writable(path)
-        memory = self.memory(device)  # also without allocations: an unknown device is said
-        alive = memory.timeline if self.record.allocations else {}
-        if not widths.total:
-            unknown = ", ".join(f"{name} ({calls})" for name, calls in self.unknown.items())
-            rules = f"; without a rule: {unknown}" if unknown else ""
-            raise UserError(
-                f"nothing to draw: no operation has {by}{rules}. Other quantities: "
-                f"{', '.join(name for name in axis.choices(chosen, self.record.measurement is not None) if name != by)}"
-            )
-        drawn = chrome.trace(self.record, widths, alive, convention)
-        write_whole(path, json.dumps(drawn, separators=(",", ":")) + "\n")
+        _, drawn = traced(self, by, convention, device)
+        chrome.save(path, drawn)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ledger:
@@ -167,6 +156,20 @@ class Ledger:
         except (TypeError, ValueError) as error:  # no path at all, or one with a null in it
             raise UserError(f"{path!r} is no path of a file: {error}") from error
         return cls(read_record(text, repr(os.fspath(path))))
+
+
+def traced(ledger: Ledger, by: str, convention: str, device: str) -> tuple[axis.Axis, dict[str, object]]:
+    """Return what `Ledger.save_trace` writes, and the axis that it is drawn along. Raise UserError as it does."""
+    record, chosen = ledger.record, ledger._convention(convention)
+    along = axis.priced(record, chosen, by)
+    memory = ledger.memory(device)  # also without allocations: an unknown device is said
+    alive = memory.timeline if record.allocations else {}
+    if not along.total:
+        unknown = ", ".join(f"{name} ({calls})" for name, calls in ledger.unknown.items())
+        rules = f"; without a rule: {unknown}" if unknown else ""
+        others = (name for name in axis.choices(chosen, record.measurement is not None) if name != along.by)
+        raise UserError(f"nothing to draw: no operation has {along.by}{rules}. Other quantities: {', '.join(others)}")
+    return along, chrome.trace(record, along, alive, convention)
 
 
 class ForwardError(Exception):

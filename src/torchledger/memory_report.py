@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -19,7 +18,6 @@ from torchledger.report import axis, chrome, picture
 from torchledger.report.text import short_size
 from torchledger.tables import Table
 from torchledger.views import Cell, Column
-from torchledger.writing import write_whole
 
 ALLOCATORS = ("exact", "cuda")
 ROUNDING = "allocator's rounding"
@@ -297,7 +295,7 @@ class MemoryReport:
 
     def save_chrome_trace(self, path: str | os.PathLike[str]) -> None:
         """Write `to_chrome_trace` to a JSON file. An existing file is replaced whole or not at all."""
-        write_whole(path, json.dumps(self.to_chrome_trace(), separators=(",", ":")) + "\n")
+        chrome.save(path, self.to_chrome_trace())
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw what is alive over the operations to a .png or .svg file. Needs matplotlib (`torchledger[plot]`)."""

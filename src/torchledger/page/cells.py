@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from torchledger.errors import printable
+from torchledger.report.chrome import exact
 from torchledger.views import AtLeast, Cell, Column, Table
-
-LARGEST = 2**53 - 1  # a larger integer is no number of JavaScript's: it stands as a string of digits
 
 
 def cells(table: Table) -> dict[str, object]:
@@ -26,7 +25,7 @@ def value(cell: Cell) -> object:
         return printable(cell)
     if isinstance(cell, AtLeast):
         return {"at_least": value(int(cell))}
-    return str(cell) if isinstance(cell, int) and abs(cell) > LARGEST else cell
+    return exact(cell)
 
 
 def quantity(column: Column, meaning: str, part_of: str | None = None) -> dict[str, object]:

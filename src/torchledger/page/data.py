@@ -13,10 +13,10 @@ from torchledger.page.cells import cells, quantity
 from torchledger.page.folds import folds
 from torchledger.pricing import Convention
 from torchledger.record import Record
+from torchledger.report.axis import SUMS
 from torchledger.report.picture import COLOURS
 from torchledger.views import AtLeast, Cell, Column, Table
 
-SUMS = {"bytes": ("bytes_read", "bytes_written"), "mem_rw_b": ("mem_read_b", "mem_write_b")}  # and what they add up
 PARAMS = Column("params", "params", weight=90)
 MOVED = Column("bytes", "bytes", "B", weight=72)
 SECONDS = Column("seconds_measured", "seconds", "s", weight=65)

@@ -15,8 +15,9 @@ from torchledger.pricing.convention import Convention, State
 from torchledger.record import Record, RowKey
 from torchledger.views import prices_of_entries
 
-SUMS = {"bytes": ("bytes_read", "bytes_written"), "mem_rw_b": ("mem_read_b", "mem_write_b")}
-OPERATIONS, SECONDS = "operations", "seconds"
+SUMS = {"bytes": ("bytes_read", "bytes_written"), "mem_rw_b": ("mem_read_b", "mem_write_b")}  # and what they add up
+OPERATIONS, SECONDS = "operations", "seconds_measured"
+ALIAS = "seconds"  # of SECONDS
 OF_NO_OPERATION = ("params", "trainable_params", "active_params", "buffers", "peak", "peak_bytes")
 NANO = 10**9
 
@@ -86,12 +87,13 @@ def choices(convention: Convention, is_measured: bool = True) -> list[str]:
     return [*names, *sums, *([SECONDS] if is_measured else []), OPERATIONS]
 
 
-def check(by: str, convention: Convention, is_measured: bool = True) -> None:
-    """Raise UserError where operations have no such quantity."""
+def check(by: str, convention: Convention, is_measured: bool = True) -> str:
+    """Return the name of a quantity, which may be given by its alias. Raise UserError where operations have no such."""
     offered = choices(convention, is_measured)
+    by = SECONDS if by == ALIAS else by
     if by in offered:
-        return
-    if by in (SECONDS, "seconds_measured") and not is_measured:
+        return by
+    if by == SECONDS:
         raise UserError("no seconds were measured: --measure, or stat(..., measure=True), runs the model for real")
     why = f"{by!r} is no sum over operations" if by in OF_NO_OPERATION else f"unknown quantity {by!r}"
     raise UserError(
@@ -101,8 +103,8 @@ def check(by: str, convention: Convention, is_measured: bool = True) -> None:
 
 
 def priced(record: Record, convention: Convention, by: str) -> Axis:
-    """Return the axis of a quantity that operations are priced at, or of `seconds` where they were measured."""
-    check(by, convention, record.measurement is not None)
+    """Return the axis of a quantity that operations are priced at, or of seconds where they were measured."""
+    by = check(by, convention, record.measurement is not None)
     if by == OPERATIONS:
         return operations(record)
     if by == SECONDS:

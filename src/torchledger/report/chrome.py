@@ -6,6 +6,8 @@ Google; begin and end ("B", "E"), instant ("i"), counter ("C") and metadata ("M"
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -14,25 +16,31 @@ from torchledger.errors import printable
 from torchledger.pricing.convention import State
 from torchledger.record import Record
 from torchledger.report.axis import Axis, Step
+from torchledger.writing import write_whole
 
 PROCESS, THREAD = 1, 1
 LARGEST = 2**53 - 1  # a larger integer is no number of JavaScript's: it stands as a string of digits
 
 Event = dict[str, object]
 Frame = tuple[int | str, str, str]  # call, or path where no call is behind it; name; kind
+Cut = dict[str, Counter[str]]  # by kind and name: amounts of what has no bar, being cut to nothing on a rounded axis
 
 
 def trace(record: Record, axis: Axis, by_category: Mapping[str, Sequence[int]], convention: str = "") -> Event:
     """Return bars for phases, calls of modules and operations, as wide as what they take, and counters by category.
 
-    A bar says in its arguments exactly what it takes. An operation that takes nothing has no bar: its width would be
-    zero, which viewers draw anywhere. One without a rule is marked at its place, and counted in the bars around it.
+    A bar says in its arguments exactly what all that ran within it takes, also what has no bar of its own. An operation
+    that takes nothing has no bar: its width would be zero, which viewers draw anywhere. One without a rule is marked at
+    its place, and counted in the bars around it. What a rounded axis cuts to nothing has no bar either: `otherData`
+    says how much that is.
     """
     run = record.step or f"{record.mode} mode"
     title = printable(f"{record.model}, {run}, batch {record.batch}")
     total = axis.total
     unknown = axis.unknown
     empty = Counter(step.state.value for step in axis.steps if not step.amount)
+    cut: Cut = {"phase": Counter(), "module": Counter(), "operation": Counter()}
+    bars = list(_bars(record, axis, cut))
     about: Event = {
         "format": "torchledger trace",
         "version": __version__,
@@ -45,6 +53,7 @@ def trace(record: Record, axis: Axis, by_category: Mapping[str, Sequence[int]], 
         "scale": axis.scale,
         "rounded": axis.is_rounded,
         "without_bars": dict(empty),
+        "cut": {kind: {name: _exact(axis, n) for name, n in found.items()} for kind, found in cut.items() if found},
         "unknown": {printable(name): calls for name, calls in unknown.most_common()},
         "assumptions": [printable(text) for text in record.assumptions],
         "error": record.error and printable(record.error),
@@ -56,9 +65,19 @@ def trace(record: Record, axis: Axis, by_category: Mapping[str, Sequence[int]], 
         {"ph": "M", "name": "process_name", "pid": PROCESS, "args": {"name": title}},
         {"ph": "M", "name": "thread_name", "pid": PROCESS, "tid": THREAD, "args": {"name": shown}},
         *_counters(record, axis, by_category),
-        *_bars(record, axis),
+        *bars,
     ]
     return {"traceEvents": events, "displayTimeUnit": "ns", "otherData": about}
+
+
+def save(path: str | os.PathLike[str], drawn: Event) -> None:
+    """Write a trace to a JSON file. An existing file is replaced whole or not at all."""
+    write_whole(path, json.dumps(drawn, separators=(",", ":")) + "\n")
+
+
+def exact(value: object) -> object:
+    """Return a value as JavaScript reads it exactly: a large integer as text."""
+    return str(value) if isinstance(value, int) and abs(value) > LARGEST else value
 
 
 def _counters(record: Record, axis: Axis, by_category: Mapping[str, Sequence[int]]) -> Iterator[Event]:
@@ -97,43 +116,53 @@ def _by_place(
         most = -1
 
 
-def _bars(record: Record, axis: Axis) -> Iterator[Event]:
-    """Yield a bar for each phase, for each stretch of one call of a module, and for each operation.
+def _bars(record: Record, axis: Axis, cut: Cut) -> Iterator[Event]:
+    """Yield a bar for each phase, for each stretch of one call of a module, and for each operation; fill `cut`.
 
     What a bar takes stands in its end alone: speedscope takes the arguments of a beginning into the name, where equal
     operations of different size would be apart, and takes an end and a beginning at one place that are alike for one
-    empty bar.
+    empty bar. A stretch opens with the first operation in it that takes something or has no rule, but is drawn only
+    from the first on that is not cut to nothing. Its beginning is at the same place then.
     """
     frames = _Frames(record)
-    unknown = _unknown_within(axis.steps, frames)
-    opened: list[tuple[Frame, int]] = []
-    position = 0
+    opened: list[tuple[Frame, int, int]] = []  # with the position and the unknown operations before it
+    shown = 0  # so many of them have begun in the trace
+    position = unknown = 0
 
     def close(count: int) -> Iterator[Event]:
+        nonlocal shown
         while len(opened) > count:
-            within = tuple(frame for frame, _ in opened) if unknown else ()
-            frame, started = opened.pop()
-            yield _end(frame, position, _args(axis, position - started, unknown.get(within, 0)), axis)
+            frame, started, before = opened.pop()
+            if len(opened) < shown:
+                shown -= 1
+                yield _end(frame, position, _args(axis, position - started, unknown - before), axis)
+            elif position > started:
+                cut[frame[2]][frame[1]] += position - started
 
     for step in axis.steps:
-        if step.state is State.UNKNOWN:
-            yield _mark(record, step, axis.microseconds(position))
-        if not step.amount:
+        is_unknown = step.state is State.UNKNOWN
+        if not step.amount and not is_unknown:
             continue
         around = frames.around(step)
         same = 0
         while same < min(len(around), len(opened)) and opened[same][0] == around[same]:
             same += 1
         yield from close(same)
+        opened.extend((frame, position, unknown) for frame in around[same:])
+        if is_unknown:
+            unknown += 1
+            yield _mark(record, step, axis.microseconds(position))
         end = position + step.amount
-        if axis.microseconds(end) > axis.microseconds(position):  # not where it is cut to nothing
-            for frame in around[same:]:
-                opened.append((frame, position))
-                yield _begin(frame, position, axis)
+        operation: Frame = ("", printable(step.name or ""), "operation")
+        if axis.microseconds(end) > axis.microseconds(position):
+            for frame, started, _ in opened[shown:]:
+                yield _begin(frame, started, axis)
+            shown = len(opened)
             if step.name is not None:
-                operation = ("", printable(step.name), "operation")
                 yield _begin(operation, position, axis)
                 yield _end(operation, end, _args(axis, step.amount), axis)
+        elif step.amount and step.name is not None:
+            cut["operation"][operation[1]] += step.amount
         position = end
     yield from close(0)
 
@@ -177,23 +206,12 @@ class _Frames:
         return path if call is None else call, printable(path) or self._root, "module"
 
 
-def _unknown_within(steps: Sequence[Step], frames: _Frames) -> Counter[tuple[Frame, ...]]:
-    """Return how many operations without a rule ran within each bar, by the bars down to it."""
-    found: Counter[tuple[Frame, ...]] = Counter()
-    for step in steps:
-        if step.state is State.UNKNOWN:
-            around = frames.around(step)
-            found.update(around[:depth] for depth in range(1, len(around) + 1))
-    return found
-
-
 def _args(axis: Axis, amount: int, unknown: int = 0) -> Event:
     return {axis.by: _exact(axis, amount), **({"unknown": unknown} if unknown else {})}
 
 
-def _exact(axis: Axis, amount: int) -> int | float | str:
-    value = axis.value(amount)
-    return str(value) if isinstance(value, int) and value > LARGEST else value
+def _exact(axis: Axis, amount: int) -> object:
+    return exact(axis.value(amount))
 
 
 def _mark(record: Record, step: Step, at: int | float) -> Event:
