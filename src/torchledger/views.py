@@ -369,7 +369,10 @@ def _table(
     free = frozenset(
         index
         for index, row in enumerate(rows)
-        if not row.is_module and row.states[State.FREE] == sum(row.states.values()) and row.states[State.FREE]
+        if not row.is_module
+        and row.states[State.FREE] == sum(row.states.values())
+        and row.states[State.FREE]
+        and not row.seconds  # of a real run: what it took is in the total
     )
     return Table(
         title=f"{record.model}, {view}, convention {convention.name}, {run}, batch {record.batch}",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import paging
 import pytest
 import torch
 from browsing import Open, choose, column, names, until, value
+from torch import nn
 
 from torchledger import Ledger, analyze
 from torchledger.page.folds import folds
+from torchledger.record import Measured, Measurement
 
 pytestmark = paging.needs_libraries
 FOOT = "#layer-table tfoot data"
@@ -26,7 +31,7 @@ def test_totals_are_those_of_the_ledger(show: Open) -> None:
         drawn = shown.evaluate(
             "(() => { const t = document.getElementById('icicle').data[0]; return [t.ids[0], t.values[0]]; })()"
         )
-        assert drawn == ["(root)", totals[name]]
+        assert drawn == ["/", totals[name]]
     choose(shown, "bytes")
     assert value(shown, "#outline summary data") == str(totals["bytes_read"] + totals["bytes_written"])  # type: ignore[operator]
     sums = [cell.get_attribute("value") for cell in shown.locator(FOOT).all()]
@@ -120,14 +125,14 @@ def test_what_is_too_small_to_see_shows_when_one_goes_in(show: Open) -> None:
     shown = show(analyze(torch.nn.Sequential(side, torch.nn.Sequential(*side, torch.nn.ReLU())), (4,)))
     drawn = "document.getElementById('icicle').data[0].ids"
     hint = shown.locator("#tree-hint")
-    assert shown.evaluate(drawn) == ["(root)", "0", "1"]  # an area is 1/400 of the width
+    assert shown.evaluate(drawn) == ["/", "/0", "/1"]  # an area is 1/400 of the width
     assert "400 modules and operations are too small to see from here" in hint.inner_text()
     shown.locator("#icicle g.slice").nth(2).click()
     until(shown, f"{drawn}.length", 202)
-    assert shown.evaluate(f"{drawn}.slice(0, 3)") == ["(root)", "1", "1.0"]
+    assert shown.evaluate(f"{drawn}.slice(0, 3)") == ["/", "/1", "/1.0"]
     assert "too small" not in hint.inner_text()
     choose(shown, "flops")  # also the ReLU's 4, beside 200 times 36
-    assert shown.evaluate(f"{drawn}.slice(0, 2)") == ["(root)", "1"] and "1 module or operation is" in hint.inner_text()
+    assert shown.evaluate(f"{drawn}.slice(0, 2)") == ["/", "/1"] and "1 module or operation is" in hint.inner_text()
     shown.locator("#icicle g.slice").first.click()  # what fills the width leads back out
     until(shown, f"{drawn}.length", 3)
 
@@ -280,3 +285,78 @@ def test_large_integers_are_exact(show: Open) -> None:
     assert exact != int(float(exact)), "no number of JavaScript's"
     shown = show(ledger)
     assert value(shown, "#layer-table tfoot td.share data") == str(exact) == str(ledger.totals()["macs"])
+
+
+MEMBERS = ("constructor", "toString", "valueOf", "hasOwnProperty", "__proto__", "(root)", "#1", "1,2", "0–9")
+
+
+class Named(nn.Module):
+    """Children with the names of members of every object, and of what the page itself writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in MEMBERS:
+            self._modules[name] = nn.Sequential(nn.Linear(4, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = (x + 1).relu()
+        for layer in self._modules.values():
+            x = layer(x)  # type: ignore[misc]
+        return x.relu()
+
+
+def test_names_that_mean_something_to_the_page(show: Open) -> None:
+    ledger = analyze(Named(), (4,))
+    shown = show(ledger)
+    for quantity in ("macs", "flops", "params"):
+        choose(shown, quantity)
+        assert value(shown, "#layer-table tfoot td.share data") == str(ledger.totals()[quantity])
+        drawn = shown.evaluate(
+            "document.getElementById('icicle').data[0].ids.filter((id) => id.split('.').length === 1)"
+        )
+        assert set(drawn) >= {"/", *(f"/{name}" for name in MEMBERS)}
+    kinds = shown.locator("#outline summary .kind").all_inner_texts()
+    assert kinds.count("Sequential") == len(MEMBERS)
+    assert not shown.locator("#outline .times").count() and shown.locator("#failed").is_hidden()
+
+
+def test_a_failed_draw_leaves_no_numbers_standing(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    paging.ledger().save_html(path)
+    shown = browser.new_page()
+    shown.goto(path.as_uri())
+    shown.wait_for_selector("html[data-ready=all]")
+    shown.evaluate("Plotly.react = () => { throw new Error('no'); }; void 0")
+    choose(shown, "flops")
+    until(shown, "document.getElementById('failed').hidden", False)
+    assert "could not be drawn: no" in shown.locator("#failed").inner_text()
+    assert not shown.locator("main section:visible").count() and not shown.locator("#switch").is_visible()
+    shown.close()
+
+
+def test_seconds_of_rows_that_are_free_are_shown(show: Open) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential())
+    model.forward = lambda x: torch.flatten(model[0](x), 1)  # type: ignore[method-assign]
+    ledger = analyze(model, (3, 8, 8))
+    rows = [Measured("0", "", 0, 0.003), Measured("", "view", 0, 0.001)]
+    ledger.record.measurement = Measurement(rows, 0.01, 3, "CPU")
+    shown = show(ledger)
+    choose(shown, "seconds_measured")
+    assert float(value(shown, "#layer-table tfoot td.share data")) == pytest.approx(0.004)
+    assert ledger.by_layer().free_rows == frozenset()
+
+
+def test_long_paths_do_not_widen_a_phone(show: Open) -> None:
+    model = nn.Linear(4, 4)
+    for _ in range(60):
+        model = nn.Sequential(model)  # type: ignore[assignment]
+    shown = show(analyze(model, (4,)), viewport={"width": 390, "height": 800})
+    for name in ("layers", "operations", "memory", "counting"):
+        shown.click(f"#tab-{name}")
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 390, name
+
+
+def test_a_model_without_operations_has_sums_of_nothing(show: Open) -> None:
+    shown = show(analyze(nn.Identity(), (4,)))
+    assert value(shown, "#outline .number data") == "0"
+    assert value(shown, "#operation-table tfoot td.share data") == "0"

@@ -142,19 +142,19 @@ def test_a_run_without_allocations_has_no_timeline(tmp_path: Path) -> None:
 
 def test_equal_blocks_are_folded() -> None:
     table = paging.ledger(unknown=False).by_layer()
-    found, kinds = folds(table, {"blocks.0": "Block", "blocks": "Sequential"})
+    found, kinds, times = folds(table, {"blocks.0": "Block", "blocks": "Sequential"})
     # Blocks 0 to 2 are equal, 3 has no bias in one layer. A block has rows: wide, relu, narrow, add.
     assert sorted((fold.path, len(fold.rows)) for fold in found) == [
         ("blocks.0–2", 3), ("blocks.0–2", 3), ("blocks.0–2.narrow", 3), ("blocks.0–2.wide", 3),
     ]  # fmt: skip
-    assert kinds == {"blocks.0–2": "Block"}
+    assert kinds == {"blocks.0–2": "Block"} and times == {"blocks.0–2": 3}
     for fold in found:
         rows = [{**table.rows[index], "module": ""} for index in fold.rows]
         assert rows[0] == rows[1] == rows[2]
 
 
 def test_resnet152s_blocks() -> None:
-    found, _ = folds(analyze(build("resnet152"), (3, 224, 224)).by_layer(), {})
+    found, _, _ = folds(analyze(build("resnet152"), (3, 224, 224)).by_layer(), {})
     # 3, 8, 36 and 3 blocks a stage; the first of each has a downsample
     sizes = {fold.path: len(fold.rows) for fold in found}
     assert [sizes[f"layer{stage}.1–{last}.conv2"] for stage, last in ((1, 2), (2, 7), (3, 35), (4, 2))] == [2, 7, 35, 2]
@@ -169,7 +169,7 @@ def of_paths(*paths: str) -> Table:
 
 def test_folds_within_folds() -> None:
     table = of_paths(*(f"stages.{stage}.{block}.{name}" for stage in range(2) for block in range(3) for name in "ab"))
-    found, _ = folds(table, {})
+    found, _, _ = folds(table, {})
     assert [(fold.path, fold.rows) for fold in found] == [
         ("stages.0–1.0–2.a", (0, 2, 4, 6, 8, 10)),
         ("stages.0–1.0–2.b", (1, 3, 5, 7, 9, 11)),
@@ -181,15 +181,18 @@ def test_what_is_not_folded() -> None:
     no_numbers = of_paths("left.0.a", "right.0.a")
     leaves = of_paths("layers.0", "layers.1")
     for table in (names_differ, no_numbers, leaves, of_paths("")):
-        assert folds(table, {}) == ([], {})
+        assert folds(table, {}) == ([], {}, {})
+    for one, other in (("7", "007"), ("1" * 5000, "2" * 5000)):  # no names that a list gives
+        assert folds(of_paths(f"{one}.a", f"{other}.a"), {}) == ([], {}, {})
+    assert folds(of_paths("0.a", "1.a", "0–1.a"), {})[0] == []  # the name that the folded ones would have
     numbers_differ = of_paths("blocks.0.a", "blocks.1.a")
     numbers_differ.rows[0]["macs"] = 2
-    assert folds(numbers_differ, {}) == ([], {})
+    assert folds(numbers_differ, {}) == ([], {}, {})
 
 
 def test_a_deep_tree_is_folded_without_recursion() -> None:
     deep = ".".join("x" * 5000)
-    found, _ = folds(of_paths(f"0.{deep}", f"1.{deep}"), {})
+    found, _, _ = folds(of_paths(f"0.{deep}", f"1.{deep}"), {})
     assert [fold.rows for fold in found] == [(0, 1)]
 
 

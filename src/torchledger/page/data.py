@@ -30,7 +30,7 @@ def contents(
     `layers`, `operations`: of this record under this convention. `memory`: None for a run without allocations.
     """
     kinds = {module.path: module.kind for module in record.modules}
-    folded, named = folds(layers, kinds)
+    folded, named, times = folds(layers, kinds)
     inner = {module.path: module.kind for module in record.modules if not module.leaf}
     return {
         "format": "torchledger page",
@@ -46,6 +46,7 @@ def contents(
         "operations": cells(_with_moved(operations)),
         "folds": [[printable(fold.path), list(fold.rows)] for fold in folded],
         "kinds": {printable(path): printable(kind) for path, kind in (inner | named).items()},
+        "times": {printable(path): count for path, count in times.items()},
         "unknown": {printable(name): calls for name, calls in _unknown(operations).items()},
         "assumptions": [printable(text) for text in record.assumptions],
         "error": record.error and printable(record.error),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torchledger.views import Table
 
+NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # as ModuleList and Sequential write it
 OF_ONE_RUN = frozenset({"module", "seconds_measured", "duration_percent"})  # may differ between equal blocks
 
 
@@ -27,8 +29,8 @@ class _Node:
     form: int = -1  # the same for two modules whose rows are equal all the way down
 
 
-def folds(table: Table, kinds: Mapping[str, str]) -> tuple[list[Fold], dict[str, str]]:
-    """Return the rows that repeat, and the kind of each module that holds such rows, by its path.
+def folds(table: Table, kinds: Mapping[str, str]) -> tuple[list[Fold], dict[str, str], dict[str, int]]:
+    """Return the rows that repeat; of each module that holds such rows the kind and, of several in one, how many.
 
     Siblings fold that have a number for a name, children of their own, and rows that are equal in all but the seconds,
     all the way down: the blocks of a stage, the layers of a transformer. Every row is in at most one fold.
@@ -37,6 +39,7 @@ def folds(table: Table, kinds: Mapping[str, str]) -> tuple[list[Fold], dict[str,
     _set_forms(nodes, table)
     found: list[Fold] = []
     named: dict[str, str] = {}
+    times: dict[str, int] = {}
     waiting = [("", "", [root])]  # path, path of the first member, members
     while waiting:
         path, first, members = waiting.pop()
@@ -47,8 +50,11 @@ def folds(table: Table, kinds: Mapping[str, str]) -> tuple[list[Fold], dict[str,
                 found.append(Fold(path, tuple(member.rows[place] for member in members)))
         for names in _alike(members[0]):
             children = [member.children[name] for member in members for name in names]
-            waiting.append((_joined(path, _ranges(names)), _joined(first, names[0]), children))
-    return sorted(found, key=lambda fold: fold.rows), named
+            below = _joined(path, _ranges(names))
+            if len(names) > 1:
+                times[below] = len(names)
+            waiting.append((below, _joined(first, names[0]), children))
+    return sorted(found, key=lambda fold: fold.rows), named, times
 
 
 def _tree(table: Table) -> tuple[_Node, list[_Node]]:
@@ -80,9 +86,13 @@ def _alike(node: _Node) -> list[list[str]]:
     """Return the names of the children, those of equal blocks together."""
     together: dict[object, list[str]] = {}
     for name, child in node.children.items():
-        is_block = name.isascii() and name.isdigit() and child.children
-        together.setdefault(child.form if is_block else name, []).append(name)
-    return list(together.values())
+        together.setdefault(child.form if child.children and NUMBER.fullmatch(name) else name, []).append(name)
+    found: list[list[str]] = []
+    for names in together.values():
+        # A module may have the very name that the folded ones would have.
+        apart = len(names) > 1 and _ranges(names) in node.children
+        found += [[name] for name in names] if apart else [names]
+    return found
 
 
 def _ranges(names: Sequence[str]) -> str:

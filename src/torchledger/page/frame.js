@@ -16,7 +16,10 @@ function makeSwitch(offered, start, said, draw) {
     const { name, title, meaning } = quantity;
     const radio = element("input", { type: "radio", name: "quantity", value: name, id: `by-${name}` });
     radio.checked = name === state.quantity;
-    radio.addEventListener("change", () => { state.quantity = name; draw(); });
+    radio.addEventListener("change", () => {
+      state.quantity = name;
+      try { draw(); } catch (error) { failed(error); }
+    });
     const label = element("label", { for: radio.id, title: meaning }, radio, element("span", {}, title));
     const below = said(quantity);
     if (below !== null) label.append(element("strong", {}, below));
@@ -91,5 +94,6 @@ function failed(error) {
   const place = document.getElementById("failed");
   place.textContent = `The page could not be drawn: ${error.message}. It needs a browser of 2023 or newer.`;
   place.hidden = false;
+  for (const part of document.querySelectorAll("main > section, #controls")) part.hidden = true; // numbers may be of another choice
   throw error;
 }

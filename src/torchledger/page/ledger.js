@@ -67,6 +67,7 @@ function makeCounting() {
 function drawAll() {
   drawIcicle();
   drawOutline();
+  if (!layerTable) return; // the tables come up a moment later
   layerTable.draw();
   operationTable.draw();
 }

@@ -5,9 +5,13 @@ const MOST_AREAS = 300; // side by side: what would be narrower than some four p
 const LEVELS = 5; // that the icicle shows at once
 const NARROWEST_NAME = 24; // pixels of an area that has room for letters; plotly measures every text, which takes its time
 
-// Nodes: {id, name, kind, times, amounts: rows of its own and below, children}.
+// A name may be that of a member of every object, such as "constructor": maps have none.
+const kinds = new Map(Object.entries(data.kinds));
+const folded = new Map(Object.entries(data.times)); // several modules in one, when nothing is expanded
+
+// Nodes: {id, path, name, kind, times, amounts: rows of its own and below, children}.
 function grown(rows) {
-  const root = { id: "", name: data.model, kind: "", times: 1, rows: [], children: [], parent: null };
+  const root = { id: "", path: "", name: data.model, kind: "", times: 1, rows: [], children: [], parent: null };
   const nodes = new Map([["", root]]);
   const all = [root];
   const add = (node) => { all.push(node); node.parent.children.push(node); return node; };
@@ -17,28 +21,23 @@ function grown(rows) {
     for (const name of row.path === "" ? [] : row.path.split(".")) {
       path = path === "" ? name : `${path}.${name}`;
       if (!nodes.has(path)) {
-        nodes.set(path, add({ id: path, name, kind: data.kinds[path] ?? "", times: 1, rows: [], children: [], parent: node }));
+        nodes.set(path, add({ id: path, path, name, kind: kinds.get(path) ?? "", times: folded.get(path) ?? 1, rows: [], children: [], parent: node }));
       }
       node = nodes.get(path);
     }
     if (row.isOperation) {
       const label = row.text("kind");
-      node = add({ id: `${path}#${row.index}`, name: label, kind: "operation", times: row.times, rows: [], children: [], parent: node });
+      node = add({ id: `${path}\n${row.index}`, path, name: label, kind: "operation", times: row.times, rows: [], children: [], parent: node });
     } else {
       node.kind = node.kind || row.text("kind");
     }
     node.rows.push(row);
   }
   for (const node of all.reverse()) {
-    const counts = /^\d+([,–]\d+)+$/.test(node.name) ? node.name.split(",") : [];
-    for (const range of counts) {
-      const [first, last = first] = range.split("–").map(Number);
-      node.times += last - first + 1;
-    }
-    if (counts.length) node.times -= 1;
     node.amounts = new Map(data.quantities.map(({ name }) => [
       name, sum([...node.rows.map((row) => row.amounts.get(name)), ...node.children.map((child) => child.amounts.get(name))])]));
   }
+  for (const { name } of data.quantities) if (root.amounts.get(name) === null) root.amounts.set(name, total(name)); // no rows at all
   return root;
 }
 
@@ -109,7 +108,7 @@ function drawIcicle() {
   if (left) hint.textContent += ` ${plural(left, "module or operation is", "modules and operations are")} too small to see from here: go into what holds them.`;
   const colours = branchColours(all);
   const label = (node) => escaped(node.name) + (node.times > 1 ? ` ×${node.times}` : "");
-  const id = (node) => node.id || "(root)";
+  const id = (node) => `/${node.id}`; // plotly looks ids up in an object, which has members of its own
   const isNarrow = (node) => size(node.amounts.get(name)) * widthOf(place) < NARROWEST_NAME * size(level.amounts.get(name));
   const trace = {
     type: "icicle",
@@ -120,7 +119,7 @@ function drawIcicle() {
     labels: shown.map(label),
     values: shown.map((node) => size(node.amounts.get(name))),
     text: shown.map((node) => written(node.amounts.get(name), unit)),
-    customdata: shown.map((node) => [escaped(node.id.split("#")[0] || "the whole model"), escaped(node.kind), inFull(node.amounts.get(name), unit),
+    customdata: shown.map((node) => [escaped(node.path || "the whole model"), escaped(node.kind), inFull(node.amounts.get(name), unit),
       percent(size(node.amounts.get(name)), whole)]),
     hovertemplate: "<b>%{customdata[0]}</b> %{customdata[1]}<br>%{customdata[2]}<br>%{customdata[3]}<extra></extra>",
     texttemplate: shown.map((node) => (isNarrow(node) ? "" : "%{label}<br>%{text}")),
