@@ -57,7 +57,7 @@ class Table(views.Table):
         cells: list[Cell] = [row.get(column.name) for row in self.rows]
         if column.text:
             return pandas.Series(cells, dtype="object")
-        known = [None if isinstance(cell, AtLeast) else cell for cell in cells]
+        known = [None if isinstance(cell, AtLeast | str) else cell for cell in cells]
         if any(isinstance(cell, float) for cell in known):
             return pandas.Series(known, dtype="Float64")
         fits = all(cell is None or abs(int(cell)) <= LARGEST for cell in known)
