@@ -143,7 +143,15 @@ def test_picture(run: Any, tmp_path: Path) -> None:
         (("net.py:Net", "resnet"), "unknown model 'resnet'. Did you mean"),
         (("net.py:Net", "resnet18", "--by", "mac"), "unknown quantity 'mac'. Did you mean 'macs'?"),
         (("net.py:Net", "net.py:wide", "--by", "macs,top1", "--difference"), "--by top1 has no layers"),
-        (("net.py:Net", "net.py:wide", "--threshold", "1%"), "--threshold 1% goes with --difference"),
+        (
+            ("net.py:Net", "net.py:wide", "--threshold", "1%"),
+            "--threshold 1% needs two models and --difference or --html; got 2 sources and neither option",
+        ),
+        (
+            ("net.py:Net",) * 3 + ("--threshold", "1%"),
+            "--threshold 1% needs two models and --difference or --html; got 3 sources and neither option",
+        ),
+        (("net.py:Net",) * 3 + ("--difference", "--threshold", "1%"), "--difference takes exactly two sources, got 3"),
         (("net.py:Net", "net.py:wide", "--difference", "--threshold", "x"), "--threshold is 'x'; write a share"),
         (("net.py:Net", "net.py:Sizeless"), "'net.py:Sizeless' does not say the size of its input"),
         (("net.py:Net", "net.py:Failing"), "net.py:Failing: layers.0: Linear expects 16 features, got 17"),
@@ -151,11 +159,16 @@ def test_picture(run: Any, tmp_path: Path) -> None:
         (("net.py:Net", "net.py:wide", "--batch", 0), "batch is 0, expected a whole number from 1"),
         (("net.py:Net", "net.py:wide", "--plot", "m.txt"), "a picture ends in .png or .svg"),
         (("net.py:Net", "net.py:wide", "--output", "no/m.csv"), "there is no folder"),
+        (("net.py:Net", "net.py:wide", "--html", "x", "-o", "x"), "--html and --output name one file, 'x': name two"),
+        (("net.py:Net", "net.py:wide", "--plot", "./x.svg", "-o", "x.svg"), "--plot and --output name one file"),
+        (("net.py:Net", "net.py:wide", "--html", "x.svg", "--plot", "link.svg"), "--html and --plot name one file"),
         (("saved.json", "saved.json", "--batch", 2), "is a saved ledger, a run that is over: --batch"),
         (("net.py:Net", "saved.json"), "saved.json"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(run: Any, tmp_path: Path, words: Any, message: str) -> None:
     (tmp_path / "saved.json").write_text("{}")
+    (tmp_path / "link.svg").symlink_to("x.svg")
     shown = run(*words, status=2)
     assert shown.out == "" and message in shown.err and len(shown.err.splitlines()) == 1
+    assert not {"x", "x.svg"} & {path.name for path in tmp_path.iterdir()}

@@ -154,6 +154,11 @@ def test_hostile_names(run: Any) -> None:
         (("memory", "net.py:Net", "--input", 16, "--device", "mps"), "'mps' is not one of"),
         (("memory", "net.py:Net", "--input", 16, "--plot", "m.txt"), "a picture ends in .png or .svg"),
         (("memory", "net.py:Net", "--input", 16, "--plot", "no/m.png"), "there is no folder"),
+        (
+            ("memory", "net.py:Net", "--input", 16, "--plot", "m.svg", "-o", "./m.svg"),
+            "--plot and --output name one file, './m.svg': name two",
+        ),
+        (("memory", "net.py:Net", "--input", 16, "--trace", "m.svg", "--plot", "m.svg"), "--plot and --trace name one"),
         (("memory", "net.py:Net", "--input", 17), "expects 16 features, got 17"),
         (("memory", "net.py:Plain"), "does not say the size of its input"),
         (("fit", "net.py:Net", "--memory", "lots", "--input", 16), "--memory is 'lots'; write bytes"),

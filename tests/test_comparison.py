@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from torchledger import AtLeast, Ledger, UserError, analyze, compare, models
-from torchledger.comparison import UNKNOWN, checked, parse_threshold
-from torchledger.differences import Row, changes
+from torchledger import AtLeast, Comparison, Ledger, UserError, analyze, compare, models
+from torchledger.amounts import parse_threshold
+from torchledger.comparison import UNKNOWN, checked
+from torchledger.differences import Change, Row, changes
 
 
 @torch.library.custom_op("comparisontest::mystery", mutates_args=())
@@ -109,6 +111,34 @@ def test_json_has_every_quantity() -> None:
     # 8 to 16, 16 to 16, 16 to 4; each with a bias
     assert data["models"][0]["params"] == 9 * 16 + 17 * 16 + 17 * 4
     assert set(data["models"][0]) >= {"name", "run", "flops", "bytes_read", "bytes_written", "peak_bytes", "top1"}
+
+
+def without_allocations(one: Ledger) -> Ledger:
+    return Ledger.from_json({**one.to_json(), "allocations": []})
+
+
+def test_a_run_without_allocations_has_no_peak(tmp_path: Path) -> None:
+    bare, whole = without_allocations(ledger(**OLD)), ledger(**NEW)
+    one = compare(bare, whole, names=["bare", "whole"])
+    assert [row["peak_bytes"] for row in one.table.rows] == [None, whole.memory().peak_bytes]
+    assert one.table.to_text().splitlines()[3].split() == ["bare", "484", "448", "-", "1x8"]
+    assert "peak: not counted, the run has no allocations [bare]" in one.table.notes
+    saved: Any = one.to_json()
+    assert [model["peak_bytes"] for model in saved["models"]] == [None, whole.memory().peak_bytes]
+    for both in (one, compare(bare, bare)):
+        for by, threshold in ((["macs", "peak"], 0), (["macs", "peak"], "1%"), (["peak"], "1%")):
+            table = both.difference(by, threshold)
+            for row in (*table.rows, table.total):
+                assert [row[f"peak_bytes_{part}"] for part in ("before", "after", "change")] == [None] * 3
+            assert not any(note.startswith("peak of ") for note in table.notes)
+            assert "memory on" not in table.title
+    # what the other quantities show is what they show alone
+    assert told(one.difference(["macs", "peak"], "50%")) == told(one.difference(["macs"], "50%"))
+    table = compare(bare, bare).table
+    assert "memory on" not in table.title and not any(note.startswith("not in peak") for note in table.notes)
+    assert "peak: not counted, the run has no allocations" in table.notes
+    one.plot(tmp_path / "one.svg")
+    assert "peak on" not in (tmp_path / "one.svg").read_text(), "dots of one size"
 
 
 # ---- the difference
@@ -246,7 +276,27 @@ def test_a_change_that_hangs_on_an_unknown_operation_is_not_known() -> None:
     assert table.total["macs_change"] == 8 * 16 + 16 * 16
     assert isinstance(table.total["macs_after"], AtLeast)
     # and what runs on other shapes has not
-    assert compare(b, ledger(unknown=1, **NEW)).difference("macs").total["macs_change"] == UNKNOWN
+    table = compare(b, ledger(unknown=1, **NEW)).difference("macs")
+    assert table.total["macs_change"] == UNKNOWN
+    assert told(table)[-2:] == [("changed", "", UNKNOWN), ("other", "(1 row not shown)", 0)], "it is not hidden"
+
+
+def test_a_data_frame_lacks_what_is_not_known() -> None:
+    pytest.importorskip("pandas")
+    frame = compare(ledger(**OLD), ledger(unknown=1, **OLD)).difference("macs").to_pandas()
+    assert frame["macs_change"].isna().tolist() == [True, False]
+
+
+def test_many_rows_take_no_square_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """50,000 changes: less than a second, and half a minute where each is looked for among all."""
+    many = [Change(None, Row(f"layer{i}", "Linear", True, {"macs": 1 + i % 2})) for i in range(50_000)]
+    monkeypatch.setattr(Comparison, "_changes", lambda *_: many)
+    both = compare(ledger(**OLD), ledger(**NEW))
+    start = time.process_time()
+    table = both.difference(["macs"], 2)
+    assert time.process_time() - start < 5
+    assert (len(table.rows), table.rows[-1]["module"]) == (25_001, "(25000 rows not shown)")
+    assert table.rows[-1]["macs_change"] == 25_000 and table.total["macs_change"] == 75_000
 
 
 def test_peak_is_split_by_modules() -> None:
@@ -325,12 +375,18 @@ def test_pictures(tmp_path: Path) -> None:
         (lambda a: compare(a, a, names="xy"), "expected 2 texts"),
         (lambda a: compare(a, a, top1=[1]), "expected 2 numbers of percent"),
         (lambda a: compare(a, a, top1=["good", None]), "expected 2 numbers of percent"),
+        (lambda a: compare(a, a, top1=[float("nan"), None]), "numbers of percent, from 0 to 100"),
+        (lambda a: compare(a, a, top1=[float("inf"), None]), "numbers of percent, from 0 to 100"),
+        (lambda a: compare(a, a, top1=[-5, 50]), "top1 is [-5, 50], expected 2 numbers of percent, from 0 to 100"),
+        (lambda a: compare(a, a, top1=[None, 100.1]), "numbers of percent, from 0 to 100"),
         (lambda a: compare(a, a, device="tpu"), "unknown device 'tpu'"),
         (lambda a: compare(a, a).difference(threshold="some"), "threshold is 'some'; write a share"),
         (lambda a: compare(a, a).difference(threshold=-1), "threshold is -1"),
         (lambda a: compare(a, a).difference(threshold="101%"), "threshold is '101%'"),
         (lambda a: compare(a, a).difference(threshold=float("nan")), "threshold is nan"),
         (lambda a: compare(a, a).difference(threshold=True), "threshold is True"),
+        (lambda a: compare(a, a).difference(threshold=10**400), "threshold is 1000"),
+        (lambda a: compare(a, a).difference(threshold="2i"), "threshold is '2i'"),
     ],
 )
 def test_what_is_wrong_is_one_line(action: Callable[[Ledger], object], message: str) -> None:
@@ -340,8 +396,18 @@ def test_what_is_wrong_is_one_line(action: Callable[[Ledger], object], message: 
 
 
 def test_amounts_and_names() -> None:
-    for text, amount in (("1000", 1e3), ("2.5M", 2.5e6), ("1GB", 1e9), ("1 KiB", 1024), (0.5, 0.5), ("3B", 3)):
+    for text, amount in (
+        ("1000", 1e3),
+        ("2.5M", 2.5e6),
+        ("1GB", 1e9),
+        ("1 KiB", 1024),
+        (0.5, 0.5),
+        ("0.5", 0.5),
+        ("3B", 3),
+        ("2P", 2e15),
+    ):
         assert parse_threshold(text).amount == amount, text
+    assert compare(ledger(**OLD), ledger(**NEW), top1=[0, 100]).models[1].top1 == 100
     assert checked(" macs, peak_bytes") == ("macs", "peak")
 
 

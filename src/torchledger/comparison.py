@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torchledger import page, pricing
-from torchledger.differences import Change, Costs, Row, changes, layer_rows
+from torchledger.amounts import Limit, parse_threshold
+from torchledger.differences import Change, Costs, Row, changes, layer_rows, parted
 from torchledger.errors import UserError, close_matches
 from torchledger.ledger import Ledger
 from torchledger.memory_report import MemoryReport
@@ -38,7 +37,6 @@ _MEANINGS = {
 }
 WHOLE_TREE = 1 << 30  # a depth below every module
 AT_THE_PEAK = "alive at the peak"  # the kind of a row for a module that has none of its own
-_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 UNKNOWN = "?"  # a change of which a part has no rule
 
 
@@ -85,8 +83,10 @@ def compare(
         raise UserError(f"names is {names!r}, expected {len(ledgers)} texts, one for each ledger")
     if top1 is None:
         top1 = [None] * len(ledgers)
-    if isinstance(top1, str) or len(top1) != len(ledgers) or not all(p is None or _is_number(p) for p in top1):
-        raise UserError(f"top1 is {top1!r}, expected {len(ledgers)} numbers of percent, None where one is not known")
+    if isinstance(top1, str) or len(top1) != len(ledgers) or not all(p is None or _is_percent(p) for p in top1):
+        raise UserError(
+            f"top1 is {top1!r}, expected {len(ledgers)} numbers of percent, from 0 to 100, None where one is not known"
+        )
     chosen = (*DEFAULT, *(["top1"] if any(p is not None for p in top1) else [])) if by is None else checked(by)
     models = tuple(
         Compared(name, ledger, ledger.memory(device), None if percent is None else float(percent))
@@ -104,11 +104,16 @@ class Compared:
     memory: MemoryReport
     top1: float | None
 
+    @property
+    def peak(self) -> int | None:
+        """Bytes at the peak; None for a run without allocations, where they are not counted."""
+        return self.memory.peak_bytes if self.ledger.record.allocations else None
+
     @cached_property
     def cells(self) -> dict[str, Cell]:
         """All quantities, by the names that `by` takes."""
         totals = self.ledger.totals()
-        return {name: totals[name] for name in _OF_LAYERS} | {"peak": self.memory.peak_bytes, "top1": self.top1}
+        return {name: totals[name] for name in _OF_LAYERS} | {"peak": self.peak, "top1": self.top1}
 
     @property
     def run(self) -> str:
@@ -177,9 +182,17 @@ class Comparison:
             row: dict[str, Cell] = {"model": model.name, **cells, "input": model.input, "run": model.run}
             rows.append({column.name: row[column.name] for column in columns})
         parts = [f"{len(self.models)} models, convention full", *(runs if len(runs) == 1 else ["runs that differ"])]
-        parts += [f"memory on {self.models[0].memory.device}"] if "peak" in self.by else []
+        parts += [f"memory on {self.models[0].memory.device}"] if "peak" in self.by and self._some_peak else []
         lines = [*self.notes, *_remarks(self.models, "peak" in self.by)]
         return Table(", ".join(parts), "full", tuple(columns), rows, {}, lines)
+
+    @property
+    def _some_peak(self) -> bool:
+        return any(model.peak is not None for model in self.models)
+
+    @property
+    def _every_peak(self) -> bool:
+        return all(model.peak is not None for model in self.models)
 
     def difference(self, by: Sequence[str] | None = None, threshold: Threshold = 0) -> Table:
         """Return what the second of two ledgers changes in the first: rows added, removed and changed, with signs.
@@ -190,7 +203,7 @@ class Comparison:
 
         Args:
             by: quantities as for `compare`, without top1. Default: those of the comparison. `peak` is split by the
-                modules that what is alive at the peak belongs to.
+                modules that what is alive at the peak belongs to; it is not counted where one run has no allocations.
             threshold: hide rows of which each change is smaller: a text such as "1%", of the largest change of its
                 quantity, or a number ("10M", 10_000_000).
 
@@ -203,26 +216,30 @@ class Comparison:
         if "top1" in chosen or not chosen:
             raise UserError("top1 has no layers: a difference is by params, macs, flops, bytes or peak")
         limit = parse_threshold(threshold)
-        found = self._changes(chosen)
+        counted = self._counted(chosen)
+        found = self._changes(counted)
         hidden = [change for change in found if not change.differs]
         unchanged, differing = len(hidden), [change for change in found if change.differs]
         free = [change for change in differing if change.free]
         differing = [change for change in differing if not change.free]
-        shown = _above(differing, chosen, limit)
-        small = [change for change in differing if not any(change is other for other in shown)]
+        shown, small = parted(differing, counted, limit)
         hidden += free + small
         columns = _difference_columns(chosen)
-        rows = [_difference_row(change.what, change.module, change.kind, [change], chosen) for change in shown]
-        notes = [_counted(differing)]
+        rows = [_row_of(change, chosen, counted) for change in shown]
+        notes = [_tally(differing)]
         if hidden:
-            rows.append(_difference_row("other", f"({_rows(len(hidden))} not shown)", "", hidden, chosen))
-            counts = ((unchanged, "unchanged"), (len(small), f"below the threshold of {_limit_text(threshold)}"))
+            rows.append(_difference_row("other", f"({_rows(len(hidden))} not shown)", "", hidden, chosen, counted))
+            counts = ((unchanged, "unchanged"), (len(small), f"below the threshold of {limit.text}"))
             parts = [f"{count} {text}" for count, text in (*counts, (len(free), "free by rule")) if count]
             notes.append(f"not shown: {', '.join(parts)}")
-        total = _difference_row("total", "", "", found, chosen)
+        total = _difference_row("total", "", "", found, chosen, counted)
         notes += [*self._peaks(chosen), *self.notes, *_remarks(self.models, "peak" in chosen)]
         outside = frozenset(place for place, change in enumerate(shown) if not change.is_module)
         return Table(self._difference_title(chosen), "full", columns, rows, total, notes, operation_rows=outside)
+
+    def _counted(self, by: Sequence[str]) -> tuple[str, ...]:
+        """Return the quantities that both runs count."""
+        return tuple(name for name in by if name != "peak" or self._every_peak)
 
     def _changes(self, by: Sequence[str]) -> list[Change]:
         before, after = self.models
@@ -231,24 +248,26 @@ class Comparison:
     def _difference_title(self, by: Sequence[str]) -> str:
         before, after = self.models
         run = before.run if before.run == after.run else f"{before.run} -> {after.run}"
-        memory = f", memory on {after.memory.device}" if "peak" in by else ""
+        memory = f", memory on {after.memory.device}" if "peak" in by and self._every_peak else ""
         return f"{before.name} -> {after.name}, difference by layer, convention full, {run}{memory}"
 
     def _peaks(self, by: Sequence[str]) -> list[str]:
         """Return where each model has its peak."""
-        return [f"peak of {model.name}: {model.memory.at}" for model in self.models] if "peak" in by else []
+        told = "peak" in by and self._every_peak
+        return [f"peak of {model.name}: {model.memory.at}" for model in self.models] if told else []
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw macs against parameters to a .png or .svg file, each dot as large as the peak of its memory.
 
-        Needs matplotlib (`torchledger[plot]`). Raise UserError where that cannot be.
+        All are of one size where a run has no allocations. Needs matplotlib (`torchledger[plot]`). Raise UserError
+        where that cannot be.
         """
         dots = [
             scatter.Dot(
                 model.name,
                 int(model.cells["params"] or 0),
                 int(model.cells["macs"] or 0),
-                model.memory.peak_bytes,
+                model.peak if self._every_peak else None,
                 model.top1,
             )
             for model in self.models
@@ -271,31 +290,31 @@ class Comparison:
         check_writable(path)
         names = [model.name for model in self.models]
         with_top1 = any(model.top1 is not None for model in self.models)
-        table = replace(self, by=(*_WITH_LAYERS, *(["top1"] if with_top1 else []))).table
-        start = next((name for name in self.by if name not in ("params", "top1")), self.by[0])
-        quantities = {_COLUMNS[name]: _MEANINGS[name] for name in _WITH_LAYERS}
-        chosen = _COLUMNS[start if start in _WITH_LAYERS else DEFAULT[0]].name
-        difference = self._page_of_two(limit, _limit_text(threshold)) if len(self.models) == 2 else None
-        data = page.comparison.contents(table, names, quantities, chosen, difference)
-        write_whole(path, page.document(page.COMPARISON, page.comparison.title(names), data))
+        offered = _WITH_LAYERS if self._some_peak else _OF_LAYERS
+        table = replace(self, by=(*offered, *(["top1"] if with_top1 else []))).table
+        start = next((name for name in self.by if name in offered and name != "params"), DEFAULT[0])
+        quantities = {_COLUMNS[name]: _MEANINGS[name] for name in offered}
+        difference = self._page_of_two(offered, limit) if len(self.models) == 2 else None
+        data = page.comparison_contents(table, names, quantities, _COLUMNS[start].name, difference)
+        write_whole(path, page.document(page.COMPARISON, page.comparison_title(names), data))
 
-    def _page_of_two(self, limit: Limit, text: str) -> page.Difference:
-        """Return the difference with every row and quantity: the page hides and counts by itself."""
-        found = self._changes(_WITH_LAYERS)
-        rows = [_difference_row(change.what, change.module, change.kind, [change], _WITH_LAYERS) for change in found]
+    def _page_of_two(self, by: Sequence[str], limit: Limit) -> page.Difference:
+        """Return the difference with every row and these quantities: the page hides and counts by itself."""
+        counted = self._counted(by)
+        found = self._changes(counted)
         table = Table(
-            self._difference_title(_WITH_LAYERS),
+            self._difference_title(by),
             "full",
-            _difference_columns(_WITH_LAYERS),
-            rows,
-            _difference_row("total", "", "", found, _WITH_LAYERS),
-            self._peaks(_WITH_LAYERS),
+            _difference_columns(by),
+            [_row_of(change, by, counted) for change in found],
+            _difference_row("total", "", "", found, by, counted),
+            self._peaks(by),
             free_rows=frozenset(place for place, change in enumerate(found) if change.free),
             operation_rows=frozenset(place for place, change in enumerate(found) if not change.is_module),
         )
         replaced = [place for place, change in enumerate(found) if change.replaced]
         memory_alone = [place for place, change in enumerate(found) if change.memory_alone]
-        return page.Difference(table, replaced, memory_alone, limit.amount, limit.is_share, text)
+        return page.Difference(table, replaced, memory_alone, limit)
 
     def to_json(self) -> dict[str, object]:
         """Return every model with its name, run and all quantities, for `json.dumps`."""
@@ -323,48 +342,6 @@ def checked(by: Sequence[str] | str) -> tuple[str, ...]:
     return tuple(names)
 
 
-@dataclass(frozen=True)
-class Limit:
-    """What a change must reach to be shown: an amount, or a share of the largest one."""
-
-    amount: float
-    is_share: bool = False
-
-
-def parse_threshold(value: Threshold, name: str = "threshold") -> Limit:
-    """Return the limit that a number or a text names: 1% of the largest change, or 10M, 2.5GB, 1000.
-
-    >>> parse_threshold("1%"), parse_threshold("10M").amount, parse_threshold("2KiB").amount
-    (Limit(amount=0.01, is_share=True), 10000000.0, 2048.0)
-    """
-    if _is_number(value) and isinstance(value, int | float) and math.isfinite(value) and value >= 0:
-        return Limit(float(value))
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:(%)|([KMGTP]?)(i?)B?)\s*", str(value), re.IGNORECASE | re.ASCII)
-    if isinstance(value, str) and found is not None:
-        number, percent, letter, binary = found.groups()
-        if percent and float(number) <= 100:
-            return Limit(float(number) / 100, is_share=True)
-        if not percent and (letter or not binary):
-            return Limit(float(number) * (1024 if binary else 1000) ** _POWERS[letter.upper()])
-    raise UserError(f"{name} is {value!r}; write a share of the largest change, such as 1%, or an amount such as 10M")
-
-
-def _above(differing: Sequence[Change], by: Sequence[str], limit: Limit) -> list[Change]:
-    """Return the changes of which one quantity reaches the limit, or is not known; without a limit, all."""
-    least = {}
-    for name in by:
-        largest = max((abs(amount) for c in differing if (amount := c.amount(name)) is not None), default=0)
-        least[name] = limit.amount * largest if limit.is_share else limit.amount
-    if not limit.amount:
-        return list(differing)
-
-    def reaches(change: Change) -> bool:
-        amounts = {name: change.amount(name) for name in by}
-        return any(amount is None or (amount != 0 and abs(amount) >= least[name]) for name, amount in amounts.items())
-
-    return [change for change in differing if reaches(change)]
-
-
 def _difference_columns(by: Sequence[str]) -> tuple[Column, ...]:
     columns = [
         Column("change", "change", text=True, weight=95),
@@ -381,13 +358,22 @@ def _difference_columns(by: Sequence[str]) -> tuple[Column, ...]:
     return tuple(columns)
 
 
-def _difference_row(what: str, module: str, kind: str, of: Sequence[Change], by: Sequence[str]) -> dict[str, Cell]:
-    """Return one row, or the sum of several."""
+def _row_of(change: Change, by: Sequence[str], counted: Sequence[str]) -> dict[str, Cell]:
+    return _difference_row(change.what, change.module, change.kind, [change], by, counted)
+
+
+def _difference_row(
+    what: str, module: str, kind: str, of: Sequence[Change], by: Sequence[str], counted: Sequence[str]
+) -> dict[str, Cell]:
+    """Return one row, or the sum of several; quantities that are not counted have empty cells."""
     row: dict[str, Cell] = {"change": what, "module": module, "kind": kind}
     for name in by:
+        column = _COLUMNS[name].name
+        if name not in counted:
+            row |= dict.fromkeys((f"{column}_before", f"{column}_after", f"{column}_change"))
+            continue
         amounts = [change.amount(name) for change in of]
         known = [amount for amount in amounts if amount is not None]
-        column = _COLUMNS[name].name
         row[f"{column}_before"] = _summed(change.before.costs[name] for change in of if change.before is not None)
         row[f"{column}_after"] = _summed(change.after.costs[name] for change in of if change.after is not None)
         row[f"{column}_change"] = sum(known) if len(known) == len(amounts) else UNKNOWN
@@ -402,18 +388,13 @@ def _summed(cells: Iterable[int | None]) -> int | None:
     return AtLeast(sum(found)) if any(isinstance(cell, AtLeast) for cell in found) else sum(found)
 
 
-def _counted(differing: Sequence[Change]) -> str:
+def _tally(differing: Sequence[Change]) -> str:
     counts = {what: sum(change.what == what for change in differing) for what in ("added", "removed", "changed")}
     return f"rows: {', '.join(f'{count} {what}' for what, count in counts.items())}"
 
 
 def _rows(count: int) -> str:
     return f"{count} row{'s' * (count != 1)}"
-
-
-def _limit_text(threshold: Threshold) -> str:
-    text = str(threshold).strip()
-    return f"{text} of the largest change" if text.endswith("%") else text
 
 
 def _remarks(models: Sequence[Compared], with_memory: bool) -> list[str]:
@@ -427,10 +408,12 @@ def _remarks(models: Sequence[Compared], with_memory: bool) -> list[str]:
             said.insert(0, f"unknown: {missing}")
         if record.error:
             said.append(f"incomplete: {record.error}")
+        if with_memory and model.peak is None:
+            said.append("peak: not counted, the run has no allocations")
         for text in said:
             of.setdefault(text, []).append(model.name)
     lines = [text if len(names) == len(models) else f"{text} [{', '.join(names)}]" for text, names in of.items()]
-    if with_memory:
+    if with_memory and any(model.peak is not None for model in models):
         lines += [f"not in peak: {name}, {size}" for name, size in models[0].memory.workspaces.items()]
     return lines
 
@@ -451,8 +434,8 @@ def _weighed(column: Column, weight: int) -> Column:
     return Column(column.name, column.title, column.unit, column.text, weight)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_percent(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
 
 
 def _said(value: object) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Literal
 
+from torchledger.amounts import Limit
 from torchledger.views import AtLeast, Table
 
 What = Literal["added", "removed", "changed", "unchanged"]
@@ -75,10 +76,11 @@ class Change:
 
     @property
     def differs(self) -> bool:
-        """Whether there is anything to tell: another cost or another kind of layer."""
+        """Whether there is anything to tell: another cost, one that may be another, or another kind of layer."""
         if self.before is None or self.after is None or self.replaced:
             return True
-        return any(_told(cost) != _told(self.after.costs[name]) for name, cost in self.before.costs.items())
+        costs = self.before.costs.items()
+        return any(_told(cost) != _told(self.after.costs[name]) or self.amount(name) is None for name, cost in costs)
 
     @property
     def replaced(self) -> bool:
@@ -110,6 +112,26 @@ class Change:
         if self.before is None or self.after is None:
             return False
         return (self.before.kind, self.before.shapes) == (self.after.kind, self.after.shapes)
+
+
+def parted(differing: Sequence[Change], by: Sequence[str], limit: Limit) -> tuple[list[Change], list[Change]]:
+    """Return the changes of which one quantity reaches the limit, or is not known, and the others.
+
+    Without a limit all are among the first.
+    """
+    if not limit.amount:
+        return list(differing), []
+    least = {}
+    for name in by:
+        largest = max((abs(amount) for c in differing if (amount := c.amount(name)) is not None), default=0)
+        least[name] = limit.amount * largest if limit.is_share else limit.amount
+    reaching: list[Change] = []
+    small: list[Change] = []
+    for change in differing:
+        amounts = {name: change.amount(name) for name in by}
+        reaches = any(size is None or (size != 0 and abs(size) >= least[name]) for name, size in amounts.items())
+        (reaching if reaches else small).append(change)
+    return reaching, small
 
 
 def layer_rows(table: Table, quantities: Sequence[str]) -> list[Row]:

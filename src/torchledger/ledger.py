@@ -122,7 +122,7 @@ class Ledger:
         memory = self.memory(device)  # also without allocations: an unknown device is said
         shown = memory if self.record.allocations else None
         layers, operations = self.by_layer(convention), self.by_operation(convention)
-        data = page.contents(self.record, chosen, layers, operations, shown)
+        data = page.ledger_contents(self.record, chosen, layers, operations, shown)
         write_whole(path, page.document(page.LEDGER, f"{data['model']}", data))
 
     def save_trace(

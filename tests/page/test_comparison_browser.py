@@ -10,7 +10,7 @@ import pytest
 import torch
 from browsing import Open, choose, column, names, until, value
 
-from torchledger import analyze, compare
+from torchledger import Ledger, analyze, compare
 
 pytestmark = paging.needs_libraries
 
@@ -166,6 +166,34 @@ def test_the_picture(show: Open) -> None:
     assert "the table" in str(shown.locator("#scatter").get_attribute("aria-label"))
 
 
+SIZES = "[...new Set(document.getElementById('scatter').data[0].marker.size)].length"
+
+
+def test_without_allocations_there_is_no_peak(show: Open) -> None:
+    small, large = paging.ledger(unknown=False), paging.ledger(unknown=False, training=True)
+    bare = [Ledger.from_json({**ledger.to_json(), "allocations": []}) for ledger in (small, large)]
+    shown = show(compare(*bare, by=["peak"]))
+    assert shown.locator("#by-peak_bytes").count() == 0 and shown.locator("#by-macs").count() == 1
+    assert "peak" not in shown.locator("body").inner_text()
+    assert shown.locator("#scatter-hint").inner_text() == "The table above says the same."
+    assert "as large as" not in str(shown.locator("#scatter").get_attribute("aria-label"))
+    assert shown.evaluate(SIZES) == 1
+
+
+def test_without_allocations_of_one_a_peak_has_no_difference(show: Open) -> None:
+    small, large = paging.ledger(unknown=False), paging.ledger(unknown=False, training=True)
+    bare = Ledger.from_json({**small.to_json(), "allocations": []})
+    shown = show(compare(bare, large, by=["peak"]), {"threshold": "1%"})
+    assert column(shown, "peak", "model") == [str(large.memory().peak_bytes), ""]
+    assert value(shown, "label[for=by-peak_bytes] data") == "" and value(shown, f"{TOTAL} {CHANGE}") == ""
+    assert shown.locator("#difference-table tbody").inner_text().strip() == "no change to show"
+    shown.get_by_role("button", name="Show every row").click()
+    assert set(column(shown, "± peak", "difference")) == {""}
+    assert "peak of its memory" not in shown.locator("#scatter-hint").inner_text() and shown.evaluate(SIZES) == 1
+    shown = show(compare(small, large))
+    assert "peak of its memory" in shown.locator("#scatter-hint").inner_text() and shown.evaluate(SIZES) == 2
+
+
 def test_what_is_not_known_is_always_shown(show: Open) -> None:
     both = paging.comparison(unknown=True)
     shown = show(compare(paging.ledger(unknown=False), both.models[1].ledger, names=["a", "b"]), {"threshold": "25%"})
@@ -175,6 +203,10 @@ def test_what_is_not_known_is_always_shown(show: Open) -> None:
     assert value(shown, "label[for=by-macs] data") == "?"
     assert value(shown, f"{TOTAL} td:nth-child(4) data").startswith(">=")
     assert "pagetest::_values (1) [b]" in shown.locator("#notices").inner_text()
+    # what runs on other shapes may cost something else
+    shown = show(both, {"threshold": "25%"})
+    row = shown.locator("#difference-table tbody tr").filter(has_text="?").first
+    assert row.locator(CHANGE).get_attribute("value") == "?" and row.locator("td.what").inner_text() == "changed"
 
 
 def test_a_model_beside_itself(show: Open) -> None:
@@ -240,7 +272,11 @@ def test_on_paper(show: Open) -> None:
     shown = show(both, color_scheme="dark")
     shown.locator("#difference .dt-length select").first.select_option("25")
     shown.get_by_role("button", name="Show every row").click()
+    shown.locator("#difference .dt-paging-button").filter(has_text="2").click()
+    second = names(shown, "difference")
+    assert len(second) == len(both._changes(("macs", "peak"))) - 25
     shown.evaluate("dispatchEvent(new Event('beforeprint'))")
+    shown.evaluate("dispatchEvent(new Event('beforeprint'))")  # some browsers say it twice
     shown.emulate_media(media="print", color_scheme="dark")
     assert not shown.locator("#threshold").is_visible() and not shown.locator("#expand").is_visible()
     assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
@@ -252,6 +288,8 @@ def test_on_paper(show: Open) -> None:
     shown.emulate_media(media="screen", color_scheme="dark")
     shown.evaluate("dispatchEvent(new Event('afterprint'))")
     assert shown.locator("#threshold").is_visible()
+    assert shown.locator("#difference .dt-length select").first.input_value() == "25"
+    assert names(shown, "difference") == second
     assert shown.evaluate("document.getElementById('scatter')._fullLayout.width") > 700
 
 

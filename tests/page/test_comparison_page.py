@@ -8,7 +8,7 @@ from typing import Any
 import paging
 import pytest
 
-from torchledger import Comparison, UserError, compare
+from torchledger import Comparison, Ledger, UserError, compare
 from torchledger.cli import main
 
 pytestmark = paging.needs_libraries
@@ -50,6 +50,18 @@ def test_three_models_have_no_difference(tmp_path: Path) -> None:
     data = written(compare(*ledgers, by=["top1"], top1=[None, 56.5, 70]), tmp_path).data
     assert [row["top1"] for row in paging.rows(data["models"])] == [None, 56.5, 70.0]
     assert data["chosen"] == "params", "top1 is no part of a layer"
+
+
+def test_a_run_without_allocations_has_no_peak(tmp_path: Path) -> None:
+    whole = paging.ledger(unknown=False)
+    bare = Ledger.from_json({**whole.to_json(), "allocations": []})
+    data = written(compare(bare, bare, by=["peak", "params"]), tmp_path).data
+    assert "peak_bytes" not in [quantity["name"] for quantity in data["quantities"]] and data["chosen"] == "params"
+    assert "peak" not in " ".join([*data["models"]["columns"], *data["difference"]["columns"]])
+    data = written(compare(bare, whole), tmp_path).data
+    assert [row["peak_bytes"] for row in paging.rows(data["models"])] == [None, whole.memory().peak_bytes]
+    for row in (*paging.rows(data["difference"]), data["difference"]["total"]):
+        assert [row[f"peak_bytes_{part}"] for part in ("before", "after", "change")] == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -142,7 +154,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     [
         (("alexnet", "vgg11", "--html", "-"), "a page goes to a file"),
         (("alexnet", "vgg11", "--html", "no/a.html"), "there is no folder"),
-        (("alexnet", "vgg11", "vgg13", "--html", "a.html", "--threshold", "1%"), "--threshold 1% goes with"),
+        (
+            ("alexnet", "vgg11", "vgg13", "--html", "a.html", "--threshold", "1%"),
+            "--threshold 1% needs two models and --difference or --html; got 3 sources\n",
+        ),
+        (("alexnet", "vgg11", "--html", "a.html", "-o", "a.html"), "--html and --output name one file, 'a.html'"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(

@@ -85,7 +85,9 @@ def test_assumptions_and_a_run_that_ended_early(tmp_path: Path) -> None:
 def test_integers_that_are_no_number_of_javascripts_are_text() -> None:
     # macs: batch * in * out; 2^20 * 2^17 * 2^17 = 2^54, above 2^53 - 1
     ledger = analyze(nn.Linear(2**17, 2**17, bias=False, device="meta"), (2**17,), batch=2**20)
-    data = page.contents(ledger.record, CONVENTIONS["full"], ledger.by_layer(), ledger.by_operation(), ledger.memory())
+    data = page.ledger_contents(
+        ledger.record, CONVENTIONS["full"], ledger.by_layer(), ledger.by_operation(), ledger.memory()
+    )
     cells: Any = data["layers"]
     assert cells["total"]["macs"] == str(2**54) and same(cells["total"]["macs"]) == ledger.totals()["macs"]
     assert cells["total"]["params"] == 2**34 <= LARGEST

@@ -11,9 +11,14 @@ import paging
 import pytest
 from paging import Elements, needs_libraries
 
-from torchledger import Table, compare
+from torchledger import Comparison, Table
 
 Golden = Callable[[str, str], None]
+
+
+def compared() -> Comparison:
+    """A net before and after: layers added, removed, changed and of another kind, and what a threshold hides."""
+    return paging.comparison(unknown=True, device="cpu", top1=(56.5, None))
 
 
 def in_lines(value: object) -> str:
@@ -32,8 +37,8 @@ TABLES: dict[str, Callable[[], Table]] = {
     "operations": lambda: paging.ledger().by_operation(),
     "modules": lambda: paging.ledger().by_module(2, "torchstat"),
     "memory": lambda: paging.ledger(training=True).memory("cpu").by_module(),
-    "comparison": lambda: compare(paging.ledger(), paging.ledger(unknown=False), device="cpu").table,
-    "difference": lambda: compare(paging.ledger(), paging.ledger(unknown=False), device="cpu").difference(),
+    "comparison": lambda: compared().table,
+    "difference": lambda: compared().difference(["params", "macs", "peak"], "30%"),
 }
 
 
@@ -59,3 +64,16 @@ def test_what_a_page_has_in_it(golden: Golden, tmp_path: Path) -> None:
     data = Elements((tmp_path / "report.html").read_text(encoding="utf-8")).data
     data |= {"run": data["run"].rsplit(", torch ", 1)[0], "version": "(any)"}
     golden("formats/page.json", in_lines(data))
+
+
+@needs_libraries
+def test_what_the_page_of_a_comparison_has_in_it(golden: Golden, tmp_path: Path) -> None:
+    compared().save_html(tmp_path / "compared.html", threshold="30%")
+    data = Elements((tmp_path / "compared.html").read_text(encoding="utf-8")).data
+    golden("formats/comparison_page.json", in_lines(data | {"version": "(any)"}))
+
+
+def test_the_difference_has_rows_of_every_sort() -> None:
+    rows = compared().difference(["params", "macs", "peak"], "30%").rows
+    assert {row["change"] for row in rows} == {"added", "removed", "changed", "other"}
+    assert "Linear -> LayerNorm" in [row["kind"] for row in rows]

@@ -23,7 +23,7 @@ import torch
 from catalog.modules import CASES
 from report.test_notebook import Page
 
-from torchledger import Ledger, analyze, page
+from torchledger import Comparison, Ledger, analyze, compare, page
 from torchledger.models import build, registry
 from torchledger.pricing import CONVENTIONS
 from torchledger.report import table_to_json, to_csv, to_html, to_markdown, to_text
@@ -116,7 +116,7 @@ def from_json(table: Table) -> tuple[Cells, dict[str, str]]:
 def from_page(table: Table, ledger: Ledger, convention: str) -> tuple[Cells, dict[str, str]]:
     """The script of the page draws these cells (test_browser.py reads them from the page)."""
     operations = ledger.by_operation(convention)
-    data: Any = page.contents(ledger.record, CONVENTIONS[convention], table, operations, None)
+    data: Any = page.ledger_contents(ledger.record, CONVENTIONS[convention], table, operations, None)
     saved = json.loads(json.dumps(data))["layers"]
     return exact_cells(table, [dict(zip(saved["columns"], row, strict=True)) for row in saved["rows"]], saved["total"])
 
@@ -141,6 +141,8 @@ def by_heading(table: Table, lines: list[list[str]]) -> Cells:
 def split(columns: Cells) -> tuple[Cells, dict[str, str]]:
     return {name: cells[:-1] for name, cells in columns.items()}, {name: cells[-1] for name, cells in columns.items()}
 
+
+READERS = (from_text, from_markdown, from_notebook, from_csv, from_json)
 
 # ---- every network
 
@@ -185,10 +187,9 @@ def views(ledger: Ledger) -> Iterator[tuple[str, str, Table]]:
 def test_printed_columns_add_up_to_printed_totals(made: Callable[[str], Ledger], name: str) -> None:
     ledger = made(name)
     for view, convention, table in views(ledger):
-        readers = [from_text, from_markdown, from_notebook, from_csv, from_json]
         quantities = [quantity.name for quantity in CONVENTIONS[convention].quantities]
         expected = set(quantities) | {column.name for column in table.columns if column.name == "params"}
-        for reader in readers:
+        for reader in READERS:
             columns, totals = reader(table)
             assert expected <= set(columns), (view, convention, reader.__name__)
             for column in expected:
@@ -197,3 +198,85 @@ def test_printed_columns_add_up_to_printed_totals(made: Callable[[str], Ledger],
             columns, totals = from_page(table, ledger, convention)
             for column in expected:
                 agrees(columns[column], totals[column], exact=True)
+
+
+def all_agree(table: Table, expected: set[str]) -> None:
+    for reader in READERS:
+        columns, totals = reader(table)
+        assert expected <= set(columns), reader.__name__
+        for column in expected:
+            if totals[column].strip("*") == "?" and column.endswith("_change"):  # nothing is known of the sum
+                assert "?" in columns[column]
+            else:
+                agrees(columns[column], totals[column], reader in (from_csv, from_json))
+
+
+MEMORIES = [
+    *(pytest.param(with_unknown, name, id=f"unknown, {name}") for name in ("forward", "step")),
+    *(pytest.param(of_network, name, id=name) for name in ("alexnet", "resnet18", "googlenet")),
+    *(pytest.param(of_step, name, id=f"step of {name}") for name in ("alexnet", "resnet18", "googlenet")),
+]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize(("made", "name"), MEMORIES)
+def test_printed_bytes_add_up_to_the_printed_peak(made: Callable[[str], Ledger], name: str, device: str) -> None:
+    memory = made(name).memory(device)
+    for moment in (None, 0, memory.moments // 2):
+        for table in (
+            memory.by_category(moment),
+            *(memory.by_module(depth, moment) for depth in (0, 1, 9)),
+            memory.by_operation(moment),
+        ):
+            assert table.rows and table.total["bytes"] == memory.live[memory.peak if moment is None else moment]
+            all_agree(table, {"bytes"})
+
+
+def of_networks(before: str, after: str) -> Comparison:
+    return compare(of_network(before), of_network(after))
+
+
+def of_run_and_step(name: str, _: str) -> Comparison:
+    return compare(of_network(name), of_step(name), device="cpu")
+
+
+def of_the_page(before: str, after: str) -> Comparison:
+    """Layers added, removed, changed and of another kind; an "unknown" side has an operation without a rule."""
+    old, new = (model.ledger for model in paging.comparison(unknown=after == "unknown").models)
+    return compare(paging.ledger(unknown=before == "unknown"), new) if before != after else compare(old, new)
+
+
+PAIRS = [
+    *(
+        pytest.param(of_networks, *names, id=" -> ".join(names))
+        for names in (
+            ("alexnet", "vgg11"),
+            ("resnet20", "plain20"),
+            ("resnet18", "resnet34"),
+            ("googlenet", "resnet18"),
+        )
+    ),
+    *(pytest.param(of_run_and_step, name, name, id=f"step of {name}") for name in ("alexnet", "resnet20")),
+    *(
+        pytest.param(of_the_page, *names, id=" -> ".join(names))
+        for names in (("known", "known"), ("unknown", "unknown"), ("known", "unknown"), ("unknown", "known"))
+    ),
+]
+
+
+@pytest.mark.parametrize(("made", "before", "after"), PAIRS)
+def test_printed_changes_add_up_to_the_printed_difference(
+    made: Callable[[str, str], Comparison], before: str, after: str
+) -> None:
+    by = ["params", "macs", "flops", "bytes_read", "bytes_written", "activation_bytes", "peak"]
+    expected = {
+        column.replace("peak", "peak_bytes") + f"_{part}" for column in by for part in ("before", "after", "change")
+    }
+    both = made(before, after)
+    for threshold in (0, "1%", "30%", "10K"):
+        table = both.difference(by, threshold)
+        assert table.rows[-1]["change"] == "other", "what is not shown is in the sum"
+        assert {column.name for column in table.columns if column.signed} == {
+            c for c in expected if c.endswith("_change")
+        }
+        all_agree(table, expected)

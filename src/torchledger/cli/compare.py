@@ -12,7 +12,7 @@ from torchledger.cli import options as o
 from torchledger.cli.options import Device, Format
 from torchledger.cli.subject import Given, captured
 from torchledger.cli.waiting import waiting
-from torchledger.cli.writing import drawn, write
+from torchledger.cli.writing import check_targets, drawn, write
 from torchledger.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,18 +85,19 @@ def compare(
     Example: torchledger compare alexnet vgg16 googlenet resnet50 --by params,macs,peak
     """
     from torchledger import comparison, page, sources
+    from torchledger.amounts import parse_threshold
     from torchledger.report.picture import check_drawable
-    from torchledger.writing import check_writable
 
     output = None if output == "-" else output
     quantities = None if by is None else comparison.checked(by)
-    if threshold is not None:
-        if not difference and (html is None or len(source) != 2):
-            raise UserError(f"--threshold {threshold} goes with --difference, and the rows are models")
-        comparison.parse_threshold(threshold, "--threshold")
     if len(source) < 2 or (difference and len(source) > 2):
         wanted = "exactly two" if difference else "two or more"
         raise UserError(f"{'--difference' if difference else 'compare'} takes {wanted} sources, got {len(source)}")
+    if threshold is not None:
+        if len(source) != 2 or not (difference or html is not None):
+            got = f"{len(source)} sources{'' if difference or html is not None else ' and neither option'}"
+            raise UserError(f"--threshold {threshold} needs two models and --difference or --html; got {got}")
+        parse_threshold(threshold, "--threshold")
     if difference and quantities is not None and "top1" in quantities:
         raise UserError("--by top1 has no layers: leave it or --difference out")
     given = [
@@ -109,15 +110,13 @@ def compare(
         # What was asked for is meant for the models; a saved run is over.
         pairs = zip(given, named, strict=True)
         given = [Given(each.source) if one.kind == "ledger" else each for each, one in pairs]
-    if output is not None:
-        check_writable(output)
+    if html == "-":
+        raise UserError("a page goes to a file: --html compared.html")
+    check_targets({"--html": html, "--plot": plot, "--output": output})
     if plot is not None:
         check_drawable(plot)
     if html is not None:
-        if html == "-":
-            raise UserError("a page goes to a file: --html compared.html")
         page.check_libraries()
-        check_writable(html)
     ledgers = _ledgers(given)
     top1, published = _published(given, named)
     with_top1 = not difference and (quantities is None or "top1" in quantities)

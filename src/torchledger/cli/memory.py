@@ -12,7 +12,7 @@ from torchledger.cli import options as o
 from torchledger.cli.options import Device, Format, Part
 from torchledger.cli.subject import Given, captured, subject
 from torchledger.cli.waiting import waiting
-from torchledger.cli.writing import drawn, write
+from torchledger.cli.writing import check_targets, drawn, write
 from torchledger.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ def memory(
     Example: torchledger memory resnet50 --batch 32 --training --loss cross_entropy --optimizer adamw --dtype bf16
     """
     from torchledger import sources
-    from torchledger.writing import check_writable
 
     output = None if output == "-" else output
     if depth is not None and by is not Part.module:
@@ -77,9 +76,7 @@ def memory(
     )
     named = sources.resolve(source)
     given.check_arguments()
-    for path in (output, plot, trace):
-        if path is not None:
-            check_writable(path)
+    check_targets({"--plot": plot, "--trace": trace, "--output": output})
     if savings:
         if named.kind == "ledger" or not training:
             raise UserError("--savings takes several captures of a training step: give a model, and --training")

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torchledger.cli.options import Format
 from torchledger.errors import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torchledger.tables import Table
+
+
+def check_targets(targets: Mapping[str, str | None]) -> None:
+    """Check that the file that each option names can be written, and that no other option names it too."""
+    from torchledger.writing import check_writable
+
+    found: dict[Path, str] = {}
+    for option, path in targets.items():
+        if path is None:
+            continue
+        target = check_writable(path)
+        if target in found:
+            raise UserError(f"{found[target]} and {option} name one file, {path!r}: name two")
+        found[target] = option
 
 
 def drawn(

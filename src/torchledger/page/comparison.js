@@ -15,11 +15,12 @@ function makeNotices() {
 }
 
 function makeCounting() {
+  const ofPeak = byName.has(PEAK) ? ", only of the peak (what is alive then and belongs to no row of a layer)" : "";
   const ofRows = [
     ["added, removed", "a layer that only the second, or only the first, model has; layers match by the path of their module, operations outside of layers by the module that runs them and their kind"],
     ["changed, unchanged", "whether the chosen quantity or the kind of layer is another one"],
     ["±, ▲, ▼", "the second less the first: more, or less; the bar's length is the size of the change beside the largest"],
-    ["hidden", "rows that are unchanged, free by rule (they cost nothing), below the threshold, or only of the peak (what is alive then and belongs to no row of a layer); they are in the total, and a search finds them"],
+    ["hidden", `rows that are unchanged, free by rule (they cost nothing)${ofPeak} or below the threshold; they are in the total, and a search finds them`],
   ];
   document.getElementById("counting").append(
     element("h3", {}, "Quantities"), meanings(), element("h3", {}, "Units"), definitions(ofNumbers),

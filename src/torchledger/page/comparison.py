@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torchledger import __version__
+from torchledger.amounts import Limit
 from torchledger.errors import printable
 from torchledger.page.cells import cells, quantity
 from torchledger.report.scatter import is_logarithmic
@@ -20,25 +21,22 @@ class Difference:
     """What the second of two models changes in the first.
 
     `table`: every row, changed or not. Places of rows: `replaced` became another kind, `memory_alone` have a peak and
-    nothing else. `limit`: what a change must reach to be shown at first, an amount or a share of the largest one;
-    `limit_text` says it in words.
+    nothing else. `limit`: what a change must reach to be shown at first.
     """
 
     table: Table
     replaced: Sequence[int]
     memory_alone: Sequence[int]
-    limit: float
-    limit_is_share: bool
-    limit_text: str
+    limit: Limit
 
 
-def contents(
+def comparison_contents(
     table: Table, names: Sequence[str], quantities: Mapping[Column, str], chosen: str, difference: Difference | None
 ) -> dict[str, object]:
     """Return all that the page shows; cells are those of the tables, exactly.
 
-    `table`: a row a model, with all quantities. `quantities`: those that the switch offers, and what each means.
-    `chosen`: which one it starts with.
+    `table`: a row a model, with all quantities. `quantities`: those that the switch offers, and what each means; where
+    `peak_bytes` is missing, all dots are of one size. `chosen`: which one it starts with.
     """
     notes = [printable(note) for note in table.notes]
     return {
@@ -71,18 +69,18 @@ def _difference(difference: Difference) -> dict[str, object]:
         "replaced": list(difference.replaced),
         "memory_alone": list(difference.memory_alone),
         "limit": {
-            "amount": difference.limit,
-            "is_share": difference.limit_is_share,
-            "text": printable(difference.limit_text),
+            "amount": difference.limit.amount,
+            "is_share": difference.limit.is_share,
+            "text": printable(difference.limit.text),
         },
         "notes": [printable(note) for note in table.notes],
     }
 
 
-def title(names: Sequence[str]) -> str:
+def comparison_title(names: Sequence[str]) -> str:
     """Name the models, or the first of many.
 
-    >>> title(["alexnet", "vgg16"]), title(list("abcdef"))
+    >>> comparison_title(["alexnet", "vgg16"]), comparison_title(list("abcdef"))
     ('alexnet, vgg16', 'a, b, c and 3 more')
     """
     told = list(names) if len(names) <= MOST_NAMES else [*names[: MOST_NAMES - 1]]

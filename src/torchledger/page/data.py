@@ -22,7 +22,7 @@ MOVED = Column("bytes", "bytes", "B", weight=72)
 SECONDS = Column("seconds_measured", "seconds", "s", weight=65)
 
 
-def contents(
+def ledger_contents(
     record: Record, convention: Convention, layers: Table, operations: Table, memory: MemoryReport | None
 ) -> dict[str, object]:
     """Return all that the page shows; cells are those of the tables, exactly.

@@ -20,7 +20,7 @@ function changedRow(cells, index) {
     before: read("before"),
     after: read("after"),
     free: areFree.has(index),
-    differs: new Set(data.quantities.map(({ name }) => name).filter((name) => told(name, "before") !== told(name, "after"))),
+    differs: new Set(data.quantities.map(({ name }) => name).filter((name) => told(name, "before") !== told(name, "after") || told(name, "change") === '"?"')),
     replaced: areReplaced.has(index),
     memoryAlone: areMemoryAlone.has(index),
   };
@@ -50,7 +50,7 @@ function reason(row) {
   if (!concerned(row)) return MEMORY_ALONE;
   if (word(row) === "unchanged") return "unchanged";
   if (row.free) return "free by rule";
-  if (!limit.amount || chosen(row).unknown) return null;
+  if (!limit.amount || chosen(row)?.unknown) return null;
   const least = limit.is_share ? limit.amount * largestChange : limit.amount;
   return absolute(row) === 0 || absolute(row) < least ? `below ${limit.text}` : null;
 }
@@ -96,7 +96,7 @@ function chosenColumn() {
     heading: () => `± ${titleNow()}`,
     foot: (rows) => signedNumber(sum(rows.map(chosen)), unitNow()),
     render: (row, type) => {
-      if (type !== "display") return chosen(row).unknown ? Infinity : absolute(row); // the size, whatever the sign
+      if (type !== "display") return chosen(row)?.unknown ? Infinity : absolute(row); // the size, whatever the sign
       const numbers = element("span", { class: "amount" }, signedNumber(chosen(row), unitNow()), element("span", {}, relative(row.before.get(state.quantity), row.after.get(state.quantity))));
       return element("div", {}, numbers, changeBar(row));
     },
@@ -123,7 +123,7 @@ function signedColumn({ name, title, unit }) {
   return {
     title: `± ${title}`, className: "number", name, data: null, type: "num", searchable: false, orderSequence: ["desc", "asc", ""],
     foot: (rows) => signedNumber(sum(rows.map(read)), unit),
-    render: (row, type) => (type === "display" ? signedNumber(read(row), unit) : read(row).unknown ? Infinity : size(read(row))),
+    render: (row, type) => (type === "display" ? signedNumber(read(row), unit) : read(row)?.unknown ? Infinity : size(read(row))),
   };
 }
 

@@ -5,6 +5,11 @@ const NARROWEST = 7;
 const LONGEST_NAME = 32;
 const MARGIN = { l: 70, r: 16, t: 10, b: 48 };
 
+// Where a run has no allocations, nothing is known of its peak: all dots are of one size.
+const PEAK = "peak_bytes";
+const sized = models.every((row) => (row.amounts.get(PEAK) ?? null) !== null);
+const EQUAL = 20;
+
 const exactly = (row, name) => inFull(row.amounts.get(name), byName.get(name).unit);
 
 function dotName(row) {
@@ -15,8 +20,8 @@ function dotName(row) {
 
 // The area is in proportion to the bytes.
 function across(row) {
-  const most = largest("peak_bytes");
-  return most ? Math.max(NARROWEST, WIDEST * Math.sqrt(size(row.amounts.get("peak_bytes")) / most)) : 20;
+  const most = sized ? largest(PEAK) : 0;
+  return most ? Math.max(NARROWEST, WIDEST * Math.sqrt(size(row.amounts.get(PEAK)) / most)) : EQUAL;
 }
 
 // A logarithmic axis where values lie far apart, else one from 0; both with room for dots and names.
@@ -68,18 +73,21 @@ function drawScatter() {
     textposition: sides(rows, x, y, ...room),
     cliponaxis: false,
     marker: { size: rows.map(across), color: ink("--bar"), opacity: 0.8, line: { color: ink("--ink"), width: 1 } },
-    customdata: rows.map((row) => [escaped(row.name), exactly(row, "params"), exactly(row, "macs"), exactly(row, "peak_bytes"),
+    customdata: rows.map((row) => [escaped(row.name), exactly(row, "params"), exactly(row, "macs"), byName.has(PEAK) ? exactly(row, PEAK) : "",
       amount(row.text("top1")) === null ? "" : `<br>top-1 ${row.text("top1")} %`]),
-    hovertemplate: "<b>%{customdata[0]}</b><br>%{customdata[1]} params<br>%{customdata[2]} macs<br>peak %{customdata[3]}%{customdata[4]}<extra></extra>",
+    hovertemplate: `<b>%{customdata[0]}</b><br>%{customdata[1]} params<br>%{customdata[2]} macs${byName.has(PEAK) ? "<br>peak %{customdata[3]}" : ""}%{customdata[4]}<extra></extra>`,
   };
   Plotly.react(place, [trace], chartLayout({ margin: MARGIN, xaxis: x, yaxis: y, showlegend: false, hovermode: "closest" }), chartOptions);
 }
 
 function makeScatter() {
   const place = document.getElementById("scatter");
-  const most = models.reduce((one, other) => (size(other.amounts.get("peak_bytes")) > size(one.amounts.get("peak_bytes")) ? other : one));
+  const most = sized ? models.reduce((one, other) => (size(other.amounts.get(PEAK)) > size(one.amounts.get(PEAK)) ? other : one)) : null;
   const logarithmic = ["params", "macs"].filter((name) => data.logarithmic[name]).map((name) => ({ params: "parameters", macs: "macs" })[name]);
-  document.getElementById("scatter-hint").textContent = `The area of a dot is the peak of its memory, at most ${written(most.amounts.get("peak_bytes"), "B")} (${most.name}).`
-    + `${logarithmic.length ? ` The scale of ${logarithmic.join(" and ")} is logarithmic.` : ""} The table above says the same.`;
-  place.setAttribute("aria-label", "Macs against parameters, a dot for each model, as large as its memory's peak; the table of models says the same.");
+  document.getElementById("scatter-hint").textContent = [
+    ...(most ? [`The area of a dot is the peak of its memory, at most ${written(most.amounts.get(PEAK), "B")} (${most.name}).`] : []),
+    ...(logarithmic.length ? [`The scale of ${logarithmic.join(" and ")} is logarithmic.`] : []),
+    "The table above says the same.",
+  ].join(" ");
+  place.setAttribute("aria-label", `Macs against parameters, a dot for each model${most ? ", as large as its memory's peak" : ""}; the table of models says the same.`);
 }

@@ -52,7 +52,7 @@ function shareColumn(of, whole) {
       const one = chosen(row);
       if (type !== "display") return one === null ? -1 : size(one);
       const all = whole();
-      const numbers = element("span", { class: "amount" }, number(one, byName.get(state.quantity).unit), element("span", {}, percent(size(one), all)));
+      const numbers = element("span", { class: "amount" }, number(one, byName.get(state.quantity).unit), element("span", {}, one === null ? "" : percent(size(one), all)));
       return element("div", {}, numbers, bar(all ? size(one) / all : 0));
     },
   };
@@ -121,6 +121,7 @@ function summedTable({ id, matches, columns, rows, shown = () => true, noun, say
     });
   }
   widget.on("draw", add);
+  let kept = null; // rows a page and which page, while paper shows all
 
   return {
     // Numbers are the same, but for columns with a heading of their own: order and total follow the quantity.
@@ -129,6 +130,15 @@ function summedTable({ id, matches, columns, rows, shown = () => true, noun, say
       read = state.quantity;
       widget.draw();
     },
-    all(every) { if (paged) widget.page.len(every ? -1 : PAGE).draw(); },
+    all(every) {
+      if (!paged || every === (kept !== null)) return;
+      if (every) {
+        kept = { length: widget.page.len(), page: widget.page() };
+        widget.page.len(-1).draw();
+      } else {
+        widget.page.len(kept.length).page(kept.page).draw("page");
+        kept = null;
+      }
+    },
   };
 }
