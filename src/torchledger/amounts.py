@@ -85,12 +85,12 @@ def _amount(value: object, found: re.Match[str] | None) -> int | None:
     """Return what was given as a number or matched as a text, cut to a whole number; None for anything else."""
     if found is None:
         return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if "." in found[1] and not found[2]:
+        return None  # half a byte
     return int(_scaled(found))
 
 
 def _scaled(found: re.Match[str]) -> Fraction:
     number, letter, binary, _ = found.groups()
-    if "." in number and not letter:
-        return None  # half a byte
     power = 1 + LETTERS.index(letter.upper()) if letter else 0
     return Fraction(number) * Fraction(1024 if binary else 1000) ** power

@@ -36,6 +36,9 @@ function sum(amounts) {
 }
 
 const count = (value) => ({ exact: BigInt(value), atLeast: false });
+// No rows add up to nothing.
+const added = (amounts) => (amounts.length ? sum(amounts) : { exact: 0n, atLeast: false });
+
 const size = (one) => (one === null ? 0 : Number(one.exact));
 
 function scaled(value, unit) {

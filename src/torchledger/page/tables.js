@@ -35,7 +35,7 @@ function textColumn(title, read, className, show = null) {
 function numberColumn(title, read, unit, name) {
   return {
     title, className: "number", name, data: null, type: "num", searchable: false, orderSequence: ["desc", "asc", ""],
-    foot: byName.has(name) ? (rows) => number(sum(rows.map(read)), unit) : null,
+    foot: byName.has(name) ? (rows) => number(added(rows.map(read)), unit) : null,
     render: (row, type) => (type === "display" ? number(read(row), unit) : read(row) === null ? -1 : size(read(row))),
   };
 }
@@ -47,7 +47,7 @@ function shareColumn(of, whole) {
   return {
     title: of, className: "share", name: "share", data: null, type: "num", searchable: false, orderSequence: ["desc", "asc", ""],
     heading: () => `${byName.get(state.quantity).title}, ${of}`,
-    foot: (rows) => number(sum(rows.map(chosen)), byName.get(state.quantity).unit),
+    foot: (rows) => number(added(rows.map(chosen)), byName.get(state.quantity).unit),
     render: (row, type) => {
       const one = chosen(row);
       if (type !== "display") return one === null ? -1 : size(one);
