@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from torchledger.errors import UserError
 
@@ -148,8 +148,7 @@ class ModuleCall:
     outputs: tuple[Shape, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ParameterInfo:
+class ParameterInfo(NamedTuple):
     """A parameter or buffer. `shared_with`: the path that owns the same tensor, when this one is an alias."""
 
     path: str

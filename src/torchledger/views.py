@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 
 from torchledger.active import active_parameters
@@ -53,10 +53,9 @@ class Table:
 
 
 COUNTS = ("operations", "priced", "free", "excluded", "unknown")
-_COUNTED = tuple((state, state.value) for state in (State.PRICED, State.FREE, State.EXCLUDED, State.UNKNOWN))
 
 
-@dataclass
+@dataclass(slots=True)
 class _Row:
     """Sums of one row while it is filled."""
 
@@ -65,9 +64,12 @@ class _Row:
     calls: int = 0
     inputs: tuple[Shape, ...] = ()
     outputs: tuple[Shape, ...] = ()
-    amounts: Counter[str] = field(default_factory=Counter)
-    of_calls: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    states: Counter[State] = field(default_factory=Counter)
+    amounts: dict[str, int] = field(default_factory=dict)
+    of_calls: dict[str, float] = field(default_factory=dict)
+    priced: int = 0  # operations by state, as numbers: an enumeration takes long to look up
+    free: int = 0
+    excluded: int = 0
+    unknown: int = 0
     params: int = 0
     note: str = ""
     seconds: float = 0.0
@@ -76,32 +78,53 @@ class _Row:
     is_outside: bool = False  # of a convention that counts leaf modules: there for its parameters alone
 
     def add(self, price: Price, times: int = 1) -> None:
-        self.states[price.state] += times
+        state = price.state
+        if state is State.PRICED:
+            self.priced += times
+        elif state is State.FREE:
+            self.free += times
+        elif state is State.EXCLUDED:
+            self.excluded += times
+        else:
+            self.unknown += times
+        amounts = self.amounts
         for name, amount in price.amounts.items():
-            self.amounts[name] += amount * times
+            amounts[name] = amounts.get(name, 0) + amount * times
 
     def join(self, other: _Row) -> None:
-        self.amounts.update(other.amounts)
-        for name, amount in other.of_calls.items():
-            self.of_calls[name] += amount
-        self.states.update(other.states)
+        for name, amount in other.amounts.items():
+            self.amounts[name] = self.amounts.get(name, 0) + amount
+        for name, of_calls in other.of_calls.items():
+            self.of_calls[name] = self.of_calls.get(name, 0.0) + of_calls
+        self.priced += other.priced
+        self.free += other.free
+        self.excluded += other.excluded
+        self.unknown += other.unknown
         self.params += other.params
         self.seconds += other.seconds
 
     def amount(self, name: str) -> int | None:
         """Return the sum; None where every operation is outside the convention."""
-        if self.is_outside or not (self.ran or self.states):
+        if self.is_outside or not (self.ran or self.operations):
             return None
-        if self.states[State.UNKNOWN]:
-            return AtLeast(self.amounts[name])
-        if name not in self.amounts and self.states[State.EXCLUDED]:
-            return None
+        amount = self.amounts.get(name)
+        if self.unknown:
+            return AtLeast(amount or 0)
         # A row whose operations are priced but lack this quantity is outside what the convention counts.
-        return None if name not in self.amounts and self.states[State.PRICED] else self.amounts[name]
+        return 0 if amount is None and not (self.excluded or self.priced) else amount
+
+    @property
+    def operations(self) -> int:
+        return self.priced + self.free + self.excluded + self.unknown
 
     def counts(self) -> dict[str, Cell]:
-        counted: dict[str, Cell] = {name: self.states[state] for state, name in _COUNTED}
-        return {"operations": sum(self.states.values())} | counted
+        return {
+            "operations": self.operations,
+            "priced": self.priced,
+            "free": self.free,
+            "excluded": self.excluded,
+            "unknown": self.unknown,
+        }
 
 
 Prices = list[Price | None]  # of each entry; None: it is of another phase than the one asked for
@@ -145,10 +168,9 @@ def totals(
         result[quantity.name] = sum(
             formula(call) for call in record.calls if not convention.leaves_only or record.modules[call.module].leaf
         )
-    unknown = row.states[State.UNKNOWN]
     for quantity in convention.quantities:
-        amount = row.amounts[quantity.name]
-        result[quantity.name] = AtLeast(amount) if unknown else amount
+        amount = row.amounts.get(quantity.name, 0)
+        result[quantity.name] = AtLeast(amount) if row.unknown else amount
     return result | row.counts()
 
 
@@ -211,7 +233,7 @@ def _layer_rows(record: Record, convention: Convention, priced: Prices) -> list[
         row.calls += 1
         if module.leaf or not convention.leaves_only:
             for quantity, formula in convention.of_calls.items():
-                row.of_calls[quantity.name] += formula(call)
+                row.of_calls[quantity.name] = row.of_calls.get(quantity.name, 0.0) + formula(call)
     entries = zip(priced, record.row_keys(), record.entries, strict=True)
     for number, (price, key, entry) in enumerate(entries):
         if price is None:
@@ -289,7 +311,7 @@ def by_operation(record: Record, convention: Convention, phase: str | None = Non
         row.calls += 1
         row.add(price)
     weight = [quantity.name for quantity in convention.quantities]
-    ordered = sorted(rows.values(), key=lambda row: [-row.amounts[name] for name in weight])
+    ordered = sorted(rows.values(), key=lambda row: [-row.amounts.get(name, 0) for name in weight])
     columns = [Column("operation", "operation", text=True, weight=100), Column("calls", "calls", weight=50)]
     return _table(record, convention, priced, "by operation", ordered, columns, phase)
 
@@ -341,6 +363,7 @@ def _table(
             columns.append(Column("note", "note", text=True, weight=40))
     all_seconds = sum(row.seconds for row in rows)
     cells: list[dict[str, Cell]] = []
+    names = [column.name for column in columns]
     for row in rows:
         values: dict[str, Cell] = {
             "module": row.module,
@@ -354,11 +377,12 @@ def _table(
             "duration_percent": 100 * row.seconds / all_seconds if all_seconds else 0.0,
             "note": row.note,
         }
-        started = row.ran or bool(row.states)
-        values |= {quantity.name: row.of_calls[quantity.name] if started else None for quantity in of_calls}
-        values |= {quantity.name: row.amount(quantity.name) for quantity in convention.quantities}
+        for quantity in of_calls:
+            values[quantity.name] = row.of_calls.get(quantity.name, 0.0) if row.ran or row.operations else None
+        for quantity in convention.quantities:
+            values[quantity.name] = row.amount(quantity.name)
         values |= row.counts()
-        cells.append({column.name: values[column.name] for column in columns})
+        cells.append({name: values[name] for name in names})
     total = totals(record, convention, priced=priced)
     remarks = notes(record, convention, total, priced, by_phase=phase is None)
     # `calls` has no total: rows of free operations, which text leaves out, would be in it.
@@ -370,8 +394,8 @@ def _table(
         index
         for index, row in enumerate(rows)
         if not row.is_module
-        and row.states[State.FREE] == sum(row.states.values())
-        and row.states[State.FREE]
+        and row.free
+        and row.free == row.operations
         and not row.seconds  # of a real run: what it took is in the total
     )
     return Table(

@@ -25,7 +25,9 @@ from torchledger.capture.caches import without_meta
 from torchledger.capture.diagnose import explain
 from torchledger.capture.frontdoor import FrontDoor
 from torchledger.capture.holdings import Swapped
+from torchledger.capture.leaves import Leaves
 from torchledger.capture.modes import entered
+from torchledger.capture.operations import dtype_name
 from torchledger.capture.overloads import WHOLE, from_torchscript, reads_lists
 from torchledger.capture.recorder import Recorder
 from torchledger.capture.scopes import Modules, Scopes, walk
@@ -116,13 +118,13 @@ def capture(
         scopes = Scopes(modules, record)
         recorder = Recorder(record, scopes, stand_ins, None if real else MEMO, synchronize)
         recorder.wholes = WHOLE
-        _take_down_state(modules, record, recorder)
+        _list_state(modules, record, recorder)
         lazy = _watch_lazy(modules, recorder)
         args, kwargs = mapped((args, dict(kwargs)), stand_ins.of)
         for tensor in tensors_in((args, kwargs)):
             if tensor.layout == torch.strided:
                 recorder.born(tensor, "input")
-        recorder.know(tensor for tensor in stand_ins.made if not is_lazy(tensor))
+        recorder.know(tensor for tensor in stand_ins.made if type(tensor) is nn.Parameter or not is_lazy(tensor))
         if isinstance(stand_ins, Twins):
             for tensor, twin in stand_ins.pairs:
                 if _has_plain_values(tensor):
@@ -133,9 +135,10 @@ def capture(
         needs_values = False
         output = None  # held until the storages are closed: what forward returned outlived it
         printed: Any = Printed(lines_printed)
+        leaves = Leaves((module for _, module in modules.values()), recorder, scopes, MEMO)
         prints = contextlib.nullcontext() if quiet else contextlib.redirect_stdout(printed)
         scripts = casts.around_scripts((module for _, module in modules.values()), door.casting)
-        with prints, scopes, scripts, _scripted(modules, recorder), entered(door, recorder):
+        with prints, scopes, scripts, _scripted(modules, recorder), entered(door, recorder), leaves:
             try:
                 with autocast.entered() if autocast is not None else contextlib.nullcontext():
                     output = model(*args, **kwargs)
@@ -187,8 +190,10 @@ def ready(
         Swapped([*(m for _, m in modules.values()), *given], stand_ins),
     ):
         if mode != "as_is":
+            wanted = mode == "train"
             for _, module in modules.values():
-                module.training = mode == "train"
+                if module.training is not wanted:
+                    module.training = wanted
         _seed()
         yield
 
@@ -275,29 +280,16 @@ def state_of(modules: Modules) -> list[torch.Tensor]:
 
 def _has_plain_values(tensor: torch.Tensor) -> bool:
     """Whether a tensor of the user's holds whole numbers or bools: masks, ids, lengths."""
-    if isinstance(tensor, nn.Parameter) or tensor.is_meta or tensor.layout != torch.strided:
+    dtype = tensor.dtype
+    if dtype.is_floating_point or dtype.is_complex or tensor.is_meta or tensor.layout is not torch.strided:
         return False
-    return not (tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.is_quantized)
+    return not (isinstance(tensor, nn.Parameter) or tensor.is_quantized)
 
 
 def home(modules: Modules, inputs: Any) -> torch.device:
     """Return where a model lives: with its first parameter or buffer, else with its first input."""
     tensors = (*state_of(modules), *tensors_in(inputs))
     return next((tensor.device for tensor in tensors if not is_lazy(tensor)), torch.device("cpu"))
-
-
-def _take_down_state(modules: Modules, record: Record, recorder: Recorder) -> None:
-    """Fill in parameters and buffers, and book their storages as alive."""
-    _list_state(modules, record)
-    places = _places(modules)
-    for wanted, listed in (("parameter", record.parameters), ("buffer", record.buffers)):
-        for _, module in modules.values():
-            for (kind, tensor), place in zip(_held(module), places[id(module)], strict=True):
-                if kind != wanted or is_lazy(tensor) or tensor.layout != torch.strided:
-                    continue
-                if listed[place].shared_with is None:
-                    recorder.routes.own(tensor, place if kind == "parameter" else None)
-                recorder.born(tensor, kind, place)
 
 
 def _places(modules: Modules) -> dict[int, list[int]]:
@@ -319,9 +311,11 @@ def _held(module: nn.Module) -> list[tuple[StorageKind, torch.Tensor]]:
     return [(kind, tensor) for kind, tensor in found if tensor is not None]
 
 
-def _list_state(modules: Modules, record: Record) -> None:
-    """Fill in parameters and buffers, each tensor under its first path."""
-    for listed, attribute in ((record.parameters, "_parameters"), (record.buffers, "_buffers")):
+def _list_state(modules: Modules, record: Record, recorder: Recorder | None = None) -> None:
+    """Fill in parameters and buffers, each under its first path; with a recorder, book their storages as alive."""
+    kinds: tuple[tuple[StorageKind, str, list[ParameterInfo]], ...]
+    kinds = (("parameter", "_parameters", record.parameters), ("buffer", "_buffers", record.buffers))
+    for kind, attribute, listed in kinds:
         listed.clear()
         owners: dict[int, str] = {}
         for module_path, module in modules.values():
@@ -329,16 +323,35 @@ def _list_state(modules: Modules, record: Record) -> None:
                 if tensor is None:
                     continue
                 path = f"{module_path}.{name}" if module_path else name
-                shape = (0,) if is_lazy(tensor) else tuple(tensor.shape)
+                unset = type(tensor) is not nn.Parameter and is_lazy(tensor)
                 owner = owners.setdefault(id(tensor), path)
-                dtype = str(tensor.dtype).removeprefix("torch.")
                 shared = None if owner == path else owner
+                shape = (0,) if unset else tuple(tensor.shape)
+                place = len(listed)
+                dtype = dtype_name(tensor.dtype)
                 listed.append(ParameterInfo(path, module_path, shape, dtype, tensor.requires_grad, shared))
+                if recorder is None or unset or tensor.layout is not torch.strided:
+                    continue
+                if shared is None:
+                    recorder.routes.own(tensor, place if kind == "parameter" else None)
+                recorder.born(tensor, kind, place)
+
+
+_SET = (torch.Tensor, nn.Parameter)  # what has its sizes
+
+
+def _is_unset(tensor: torch.Tensor | None) -> bool:
+    return tensor is not None and type(tensor) not in _SET and is_lazy(tensor)
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor | None]:
+    yield from module._parameters.values()
+    yield from module._buffers.values()
 
 
 def _watch_lazy(modules: Modules, recorder: Recorder) -> bool:
     """Have lazy modules initialise themselves unbooked, as if they had been so before; return whether there are any."""
-    lazy = [module for _, module in modules.values() if any(is_lazy(tensor) for _, tensor in _held(module))]
+    lazy = [module for _, module in modules.values() if any(map(_is_unset, _tensors(module)))]
     places = _places(modules) if lazy else {}
     for module in lazy:
         initialise = getattr(module, "initialize_parameters", None)

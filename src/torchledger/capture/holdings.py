@@ -19,6 +19,7 @@ from torchledger.capture.twins import Copies, Twins, gradient_hooks
 
 # What can hold nothing of the user's that changes in place, or is twinned on its own: most values that a module has.
 _TENSORS = (torch.Tensor, nn.Parameter)
+_DICTS = (dict, OrderedDict)
 _PLAIN = frozenset(
     {int, float, bool, complex, str, bytes, NoneType, EllipsisType, torch.Size, torch.dtype, torch.device}
     | {*_TENSORS, FunctionType, BuiltinFunctionType, ModuleType, type}
@@ -43,8 +44,9 @@ class Swapped:
         self._stand_ins = stand_ins
         self._seen: set[int] = set()
         self._saved: list[tuple[Any, Any]] = []  # (dict, list, set, deque or array, a copy of it)
-        self._empty: list[dict[Any, Any]] = []  # plain dicts with nothing in them: hooks for the most part
+        self._empty: list[Any] = []  # plain dicts and sets with nothing in them: hooks for the most part
         self._classes: list[tuple[nn.Module, type]] = []
+        self._held: list[tuple[dict[Any, Any], Any, torch.Tensor]] = []  # tensors in plain dicts: dict, key, tensor
         self._slots: list[tuple[Any, str, Any]] = []
         self._others: list[Callable[[], object]] = []  # what puts back random generators and scripted modules
 
@@ -85,17 +87,29 @@ class Swapped:
     def _keep(self, roots: list[Any]) -> None:
         """Take down what `roots` and all that hangs on them hold. A loop with a stack of its own: objects nest deep."""
         pending = list(reversed(roots))
-        seen, saved, empty = self._seen, self._saved, self._empty
+        seen, saved, empty, held = self._seen, self._saved, self._empty, self._held
         while pending:
             value = pending.pop()
             kind = type(value)
-            if kind is OrderedDict or kind is dict:  # nearly all that a module holds
+            if kind is dict or kind is OrderedDict:  # nearly all that a module holds
                 if not value:
                     empty.append(value)
                 elif id(value) not in seen:
                     seen.add(id(value))
-                    saved.append((value, dict(value)))
-                    pending += [item for item in value.values() if type(item) not in _PLAIN]
+                    saved.append((value, value.copy()))
+                    for key, item in value.items():
+                        inner = type(item)
+                        if inner in _TENSORS:
+                            held.append((value, key, item))
+                        elif inner not in _PLAIN:
+                            if (inner is dict or inner is OrderedDict or inner is set) and not item:
+                                empty.append(item)  # hooks that there are none of
+                            elif inner is tuple:  # sizes for the most part
+                                pending += [part for part in item if type(part) not in _PLAIN]
+                            else:
+                                pending.append(item)
+                                if issubclass(inner, torch.Tensor):
+                                    held.append((value, key, item))
             elif kind in _PLAIN or id(value) in seen:
                 continue
             elif kind.__setattr__ is _SET_ATTRIBUTE and not _slots_of(kind):  # a module of the common sort
@@ -176,8 +190,15 @@ class Swapped:
 
     def _swap(self) -> None:
         """Put stand-ins for the tensors in all that was taken down."""
-        stand_in = self._stand_ins.of  # by type, not by isinstance: a proxy may raise when it is asked
-        for holder, content in self._saved:
+        stand_in = self._stand_ins.of
+        for held, key, tensor in self._held:
+            try:
+                held[key] = stand_in(tensor)
+            except RuntimeError:  # NotImplementedError too, of a quantised one: as it is
+                continue
+        for holder, content in self._saved:  # by type, not by isinstance: a proxy may raise when it is asked
+            if type(holder) in _DICTS:
+                continue
             if isinstance(content, dict):
                 assign = OrderedDict.__setitem__ if isinstance(holder, OrderedDict) else dict.__setitem__
                 for key, value in content.items():

@@ -164,7 +164,12 @@ def tensor_info(tensor: torch.Tensor) -> TensorInfo:
 def _interned(shape: torch.Size, stride: tuple[int, ...] | None, dtype: torch.dtype) -> TensorInfo:
     if stride is None or len(stride) != len(shape):  # a layout without strides: as if dense
         stride = torch.empty(shape, device="meta").stride()
-    return TensorInfo(tuple(shape), tuple(stride), str(dtype).removeprefix("torch."))
+    return TensorInfo(tuple(shape), tuple(stride), dtype_name(dtype))
+
+
+@functools.cache
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def arguments_of(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, object]:

@@ -39,7 +39,7 @@ from torchledger.capture.operations import (
 )
 from torchledger.capture.routing import Routes, choice_of
 from torchledger.capture.scopes import Scopes
-from torchledger.capture.shape_rules import RULES
+from torchledger.capture.shape_rules import RULES, corrects
 from torchledger.capture.shapes import Memo, Output, Template, classify
 from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
@@ -184,8 +184,7 @@ class Recorder(TorchDispatchMode):
             born = 0 if from_start else len(self.record.entries)
             allocation = Allocation(storage.nbytes(), born, None, kind, owner)
             self.record.allocations.append(allocation)
-            self._allocations[storage._cdata] = allocation
-            self._watch(storage, allocation)
+            self.watch(storage, allocation)
 
     def keeps(self, given: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return a tensor of no elements whose life is that of what the last operation, of `given`, keeps."""
@@ -195,7 +194,7 @@ class Recorder(TorchDispatchMode):
             return token
         allocation = Allocation(0, len(self.record.entries) - 1, None, "kernel", len(set(storages_of(list(given)))))
         self.record.allocations.append(allocation)
-        self._watch(token.untyped_storage(), allocation)
+        self.watch(token.untyped_storage(), allocation)
         return token
 
     def owner_of(self, tensor: torch.Tensor) -> int | None:
@@ -212,9 +211,9 @@ class Recorder(TorchDispatchMode):
                 storage = tensor.untyped_storage()
                 allocation = self._allocations.get(storage._cdata)
                 if allocation is None:
-                    allocation = self._allocations[storage._cdata] = Allocation(storage.nbytes(), 0, None, kind)
+                    allocation = Allocation(storage.nbytes(), 0, None, kind)
                     self.record.allocations.append(allocation)
-                    self._watch(storage, allocation)
+                    self.watch(storage, allocation)
                 allocation.born, allocation.kind, allocation.owner = 0, kind, owner
 
     def is_gradient(self, parameter: torch.Tensor) -> None:
@@ -228,12 +227,12 @@ class Recorder(TorchDispatchMode):
     def know(self, tensors: Iterable[torch.Tensor]) -> None:
         """Take the storages of `tensors` as accounted for, without booking them."""
         for tensor in tensors:
-            if tensor.layout == torch.strided:
+            if tensor.layout is torch.strided:
                 storage = tensor.untyped_storage()
                 if storage._cdata not in self._known:
-                    self._watch(storage, None)
+                    self.watch(storage, None)
 
-    def _watch(self, storage: torch.UntypedStorage, allocation: Allocation | None) -> None:
+    def watch(self, storage: torch.UntypedStorage, allocation: Allocation | None) -> None:
         """Know a storage by its address until it dies: the next one may get the same."""
         life = _Life(storage, self._died)
         life.allocation = allocation
@@ -241,6 +240,8 @@ class Recorder(TorchDispatchMode):
         life.storage = storage._cdata
         self._known.add(storage._cdata)
         self._lives.append(life)
+        if allocation is not None:
+            self._allocations[storage._cdata] = allocation
 
     def _died(self, life: _Life) -> None:
         if life.allocation is not None:
@@ -252,6 +253,39 @@ class Recorder(TorchDispatchMode):
         self._protected.discard(life.storage)
         if self.routes.is_on:
             self.routes.forget(life.storage)
+
+    @property
+    def replays_calls(self) -> bool:
+        """Whether a module's call may be answered from an earlier one, as far as this mode goes."""
+        return not (
+            self._memo is None
+            or self._twins is None
+            or self._paused
+            or self._silent
+            or self.autocast
+            or self.keeps_dtypes
+            or self.routes.is_on
+            or self._synchronize is not None
+        )
+
+    def is_plain(self, storage: int) -> bool:
+        """Whether a storage is one of this run's own results or inputs, of which no values are known."""
+        allocation = self._allocations.get(storage)
+        return (
+            allocation is not None and allocation.kind in ("activation", "input") and storage not in self.known.storages
+        )
+
+    def has_booked(self, storages: Iterable[int]) -> bool:
+        """Whether all of these storages are booked."""
+        return self._known.issuperset(storages)
+
+    def knows_any(self, storages: Iterable[int]) -> bool:
+        """Whether the values of one of these storages are known."""
+        return not self.known.storages.isdisjoint(storages)
+
+    def is_remembered(self, operation: Operation) -> bool:
+        """Whether an operation of this record is the memo's own."""
+        return id(operation) in self._places
 
     def close(self) -> None:
         """Stop listening to storages: what is alive now outlived the run."""
@@ -412,6 +446,8 @@ class Recorder(TorchDispatchMode):
         template = self._memo.get(known) or self._by_rule(func, kind, args, kwargs, tensors, known)
         if template is None:
             return self._run(func, kind, args, kwargs, known)
+        if self._memo.is_checked and not corrects(func, args):
+            return self._check(template, func, kind, args, kwargs, known)
         returned = template.replay(tensors)
         if kind.assumes or not self.known.storages.isdisjoint(storages):
             follow(self.known, func, kind, args, kwargs, tensors, returned)
@@ -449,6 +485,21 @@ class Recorder(TorchDispatchMode):
                 storage = tensor.untyped_storage()._cdata
                 if storage not in self._known or storage in self._protected:
                     self._copies.before_write(tensor)
+
+    def _check(
+        self, template: Template, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any
+    ) -> Any:
+        """Run the kernel where `template` would have been replayed; raise AssertionError where they differ."""
+        assert self._memo is not None
+        self._memo.put(key, template._replace(operation=NO_OPERATION))
+        returned = self._run(func, kind, args, kwargs, key)
+        found = self._memo.get(key)
+        self._memo.put(key, template)
+        if found is None or (found.outputs, found.container) != (template.outputs, template.container):
+            raise AssertionError(f"{func}: the memo has {template}, the kernel makes {found}")
+        if identity(found.operation) != identity(template.operation):
+            raise AssertionError(f"{func}: the memo has {template.operation}, the kernel books {found.operation}")
+        return returned
 
     def _by_rule(
         self,
@@ -606,11 +657,11 @@ class Recorder(TorchDispatchMode):
             call = self.scopes.of_backward()
             if operation.name in _WRITES and _is_in_place(operation.name, given):
                 self.record.in_place.append(len(self.record.entries))
-        self.record.entries.append(Entry(self._place_of(operation, key), call, self.phase))
+        self.record.entries.append(Entry(self.place_of(operation, key), call, self.phase))
         if self._synchronize is not None:
             self.seconds.append(self._spent)
 
-    def _place_of(self, operation: Operation, key: Any = None) -> int:
+    def place_of(self, operation: Operation, key: Any = None) -> int:
         key = id(operation) if key is None else key
         place = self._places.get(key)
         if place is None:

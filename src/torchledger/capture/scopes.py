@@ -17,6 +17,7 @@ from torchledger.capture.interrupts import uninterrupted
 from torchledger.inputs import tensors_in
 from torchledger.record import ModuleCall, ModuleInfo, Record
 
+Shapes = tuple[tuple[int, ...], ...]
 Modules = dict[int, tuple[str, nn.Module]]  # id -> (first path, module)
 
 
@@ -93,6 +94,18 @@ class Scopes:
                 owner = self._owners.get(id(getattr(node, "variable", None)))
                 self._last_of_backward = self._last_of_backward if owner is None else owner
         return self._last_of_backward
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the model's own forward runs."""
+        return self._root_is_open or len(self._stack) > 1
+
+    def answered(self, module: nn.Module, given: Shapes, returned: Shapes) -> int:
+        """Book a call of a module that did not run, with the shapes of what it was given and returned."""
+        caller, call = self._stack[-1]
+        index = self._module_index(caller, self.record.modules[self.record.calls[call].module].path, module)
+        self.record.calls.append(ModuleCall(index, call, len(self.record.entries), given, returned))
+        return len(self.record.calls) - 1
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         if threading.get_ident() != self._thread:
@@ -176,7 +189,7 @@ def _next_node() -> int:
     return number
 
 
-def _shapes_of(value: Any) -> tuple[tuple[int, ...], ...]:
+def _shapes_of(value: Any) -> Shapes:
     if isinstance(value, torch.Tensor):
         return (tuple(value.shape),)
     if type(value) is tuple and len(value) == 1 and isinstance(value[0], torch.Tensor):

@@ -229,3 +229,9 @@ def _table() -> dict[str, Callable[..., Outputs | None]]:
 
 
 RULES = overloads(_table())
+_GROUPED_MM, _CONVOLUTION = (overloads({name: name}) for name in ("_grouped_mm.default", "convolution.default"))
+
+
+def corrects(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the rule knows what torch's meta kernel does not: grouped products of any dtype, or channels-last."""
+    return func in _GROUPED_MM or (func in _CONVOLUTION and any(map(_is_channels_last, args[:2])))

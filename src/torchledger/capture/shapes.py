@@ -47,6 +47,8 @@ class Memo:
     def __init__(self, limit: int = 20_000) -> None:
         self.limit = limit
         self._templates: dict[Any, Template] = {}
+        self.calls: dict[Any, Any] = {}  # of leaf modules, see leaves.py
+        self.is_checked = False  # for tests: each hit runs as if there were none, and both must agree
 
     def __len__(self) -> int:
         return len(self._templates)
@@ -61,6 +63,7 @@ class Memo:
 
     def clear(self) -> None:
         self._templates.clear()
+        self.calls.clear()
 
 
 MEMO = Memo()  # one for the process: the second network finds the first one's shapes

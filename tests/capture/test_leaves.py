@@ -1,0 +1,331 @@
+"""Calls of leaf modules that are answered from earlier ones: the record is as if each had run."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from catalog.modules import CASES
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchledger import ForwardError, analyze
+from torchledger.capture import leaves
+from torchledger.capture.shapes import MEMO
+from torchledger.models import build, registry
+
+NETS = ("alexnet", "vgg11_bn", "googlenet", "inception_v4", "resnet50", "resnet20")
+LEAVES = {
+    "conv1d": (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1), (4, 16)),
+    "conv2d": (lambda: nn.Conv2d(4, 6, (3, 1), dilation=2, groups=2, bias=False), (4, 16, 16)),
+    "conv2d, circular": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), (4, 16, 16)),
+    "conv2d, same": (lambda: nn.Conv2d(4, 6, 3, padding="same"), (4, 16, 16)),
+    "conv3d": (lambda: nn.Conv3d(4, 6, 3), (4, 8, 8, 8)),
+    "linear": (lambda: nn.Linear(16, 5), (16,)),
+    "linear of rows": (lambda: nn.Linear(16, 5), (7, 16)),
+    "linear without bias": (lambda: nn.Linear(16, 5, bias=False), (7, 16)),
+    "batch norm 1d": (lambda: nn.BatchNorm1d(4), (4, 16)),
+    "batch norm 2d": (lambda: nn.BatchNorm2d(4, affine=False), (4, 16, 16)),
+    "batch norm without statistics": (lambda: nn.BatchNorm2d(4, track_running_stats=False), (4, 16, 16)),
+    "layer norm": (lambda: nn.LayerNorm(16), (4, 16)),
+    "group norm": (lambda: nn.GroupNorm(2, 4), (4, 16, 16)),
+    **{kind.__name__: (kind, (4, 16)) for kind in (nn.ReLU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.ELU)},
+    **{kind.__name__: (kind, (4, 16)) for kind in (nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.Sigmoid, nn.Tanh)},
+    "relu in place": (lambda: nn.ReLU(inplace=True), (4, 16)),
+    "softmax": (lambda: nn.Softmax(-1), (4, 16)),
+    "identity": (nn.Identity, (4, 16)),
+    "dropout": (nn.Dropout, (4, 16)),
+    "flatten": (nn.Flatten, (4, 16, 2)),
+    "max pool": (lambda: nn.MaxPool2d(3, 2, 1), (4, 16, 16)),
+    "max pool with indices": (lambda: nn.MaxPool2d(2, return_indices=True), (4, 16, 16)),
+    "average pool": (lambda: nn.AvgPool2d(2, ceil_mode=True), (4, 15, 15)),
+    "adaptive pool": (lambda: nn.AdaptiveAvgPool2d((3, 5)), (4, 16, 16)),
+    "adaptive pool to one": (lambda: nn.AdaptiveAvgPool2d(1), (4, 16, 16)),
+}
+
+
+class Around(nn.Module):
+    """A leaf twice, with results that live on, so that lifetimes show."""
+
+    def __init__(self, leaf: nn.Module, before: Callable[[torch.Tensor], torch.Tensor] = lambda x: x * 1.5) -> None:
+        super().__init__()
+        self.leaf, self.other = leaf, copy.deepcopy(leaf)
+        self.before = before
+
+    def forward(self, x: torch.Tensor) -> Any:
+        kept = self.leaf(self.before(x))
+        again = self.other(self.before(x))
+        first = [out[0] if isinstance(out, tuple) else out for out in (kept, again)]
+        return first[0].sin() + self.leaf(self.before(x))[0] if isinstance(kept, tuple) else (first[0].sin(), again)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    MEMO.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    MEMO.clear()
+
+
+@pytest.fixture
+def replays(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Count the calls that were answered."""
+    counter, count = itertools.count(), leaves.Leaves._replay
+
+    def counted(*args: Any) -> Any:
+        next(counter)
+        return count(*args)
+
+    monkeypatch.setattr(leaves.Leaves, "_replay", counted)
+    return lambda: next(counter)
+
+
+def record(model: nn.Module, *sizes: Any, **options: Any) -> dict[str, Any]:
+    return analyze(model, *sizes, **options).to_json()
+
+
+def check(model: nn.Module, *sizes: Any, **options: Any) -> None:
+    """Assert that the first run, the second, and one in which every call runs leave the same record."""
+    first, second = (record(model, *sizes, **options) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leaves, "_is_unpatched", lambda: False)
+        MEMO.clear()
+        plain = record(model, *sizes, **options)
+    assert first == plain
+    assert second == plain
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("name", NETS)
+def test_a_network(name: str, mode: str, replays: Callable[[], int]) -> None:
+    check(build(name), registry.entry(name).input_size, batch=2, mode=mode)
+    assert (replays() > 10) == (mode == "eval")
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_leaf(name: str, replays: Callable[[], int]) -> None:
+    make, size = LEAVES[name]
+    check(Around(make()), size, batch=2)
+    # Of two runs of two or three calls the first call of each shape runs; a pair of tensors is never remembered.
+    assert bool(replays()) == (name != "max pool with indices")
+
+
+def test_every_kind_is_tested() -> None:
+    tested = {type(make()) for make, _ in LEAVES.values()}
+    assert tested >= set(leaves._ATTRIBUTES) - {nn.BatchNorm3d}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_catalogue_in_the_mode_that_checks_every_hit(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_checked in (False, True):
+        monkeypatch.setattr(MEMO, "is_checked", is_checked)
+        torch.manual_seed(0)
+        ledger = analyze(case.build(), *case.inputs(), kwargs=case.keywords(), execute=False)
+        assert ledger.unknown == {}
+
+
+def test_the_mode_that_checks_finds_a_wrong_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    analyze(model, (4,))
+    key = next(key for key in MEMO.calls if key[0] is nn.Linear)
+    right = MEMO.calls[key]
+    monkeypatch.setattr(MEMO, "is_checked", True)
+    analyze(model, (4,))
+    MEMO.calls[key] = right._replace(writes=1)
+    with pytest.raises(ForwardError, match="Linear: the memo has"):
+        analyze(model, (4,))
+
+
+# ---- what must run as it is written
+
+
+class Doubled(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + super().forward(x)
+
+
+def macs(model: nn.Module, *sizes: Any, **options: Any) -> Any:
+    return analyze(model, *sizes, **options).totals()["macs"]
+
+
+def test_a_subclass_and_an_overridden_forward() -> None:
+    assert macs(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), (4,)) == 32
+    assert macs(nn.Sequential(nn.Linear(4, 4), Doubled(4, 4)), (4,)) == 16 + 32
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].forward = lambda x: F.linear(F.linear(x, model[1].weight), model[1].weight)  # type: ignore[method-assign]
+    assert macs(model, (4,)) == 16 + 32
+
+
+def test_hooks_run() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    assert macs(model, (4,)) == 48
+    model[1].register_forward_hook(lambda module, args, output: output @ torch.ones(4, 4))
+    assert macs(model, (4,)) == 48 + 16
+    model[2].register_forward_pre_hook(lambda module, args: (args[0] @ torch.ones(4, 4),))
+    assert macs(model, (4,)) == 48 + 32
+
+
+def test_hooks_on_all_modules_run() -> None:
+    model, seen = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), []
+    analyze(model, (4,))
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(module))
+    try:
+        analyze(model, (4,))
+    finally:
+        handle.remove()
+    assert seen == [model[0], model[1], model]
+
+
+def test_a_patched_function_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    assert macs(model, (4,)) == 32
+    linear = F.linear
+    monkeypatch.setattr(F, "linear", lambda x, weight, bias: linear(linear(x, weight), weight, bias))
+    assert macs(model, (4,)) == 64
+    monkeypatch.undo()
+    assert macs(model, (4,)) == 32
+
+
+class Own(nn.Module):
+    """A forward of the test's, with one leaf."""
+
+    def __init__(self, leaf: nn.Module, function: Callable[[Any, torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.leaf, self.function = leaf, function
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.function(self, x)
+
+
+def test_another_weight_in_mid_forward() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        x = net.leaf(x)
+        net.leaf.weight = nn.Parameter(torch.ones(2, 4))
+        return net.leaf(torch.cat([x, x], 1)[:, :4])
+
+    model = Own(nn.Linear(4, 4, bias=False), forward)
+    for _ in range(2):
+        assert macs(model, (4,)) == 16 + 8
+    assert model.leaf.weight.shape == (4, 4)
+
+
+def test_an_attribute_that_changes_in_mid_forward() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        net.leaf(x)
+        net.leaf.stride = (2, 2)
+        return net.leaf(x)
+
+    model = Own(nn.Conv2d(1, 1, 1, bias=False), forward)
+    for _ in range(2):
+        assert macs(model, (1, 4, 4)) == 16 + 4
+    assert model.leaf.stride == (1, 1)
+
+
+def test_a_mode_that_forward_enters_sees_all() -> None:
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        with Names():
+            return net.leaf(x)
+
+    seen: list[str] = []
+    model = Own(nn.ReLU(), forward)
+    for _ in range(3):
+        analyze(model, (4,))
+    assert seen == ["aten.relu.default"] * 3
+
+
+def test_what_was_used_before_a_choice_is_remembered() -> None:
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.gate, self.experts = nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            chosen = self.gate(x).topk(1).indices
+            return torch.cat([self.experts(x[torch.where(chosen == place)[0]]) for place in range(3)])
+
+    check(Routed(), (4,), batch=6)
+    assert "routing" in record(Routed(), (4,), batch=6)
+
+
+def test_a_weight_that_is_the_input() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        net.leaf(x)
+        net.leaf.weight = nn.Parameter(x)
+        return net.leaf(x)
+
+    check(Own(nn.Linear(4, 4, bias=False), forward), (4,), batch=4)
+
+
+def test_under_vmap_and_autocast_and_gradients() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        one = net.leaf(x)
+        two = torch.vmap(net.leaf)(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            three = net.leaf(x)
+        with torch.enable_grad():
+            four = net.leaf(x.detach().requires_grad_())
+        assert three.dtype == torch.bfloat16 and four.requires_grad
+        return one, two, three, four
+
+    check(Own(nn.Linear(4, 4), forward), (4,), batch=2)
+
+
+def test_values_that_are_known_stay_known() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        kept = net.leaf(torch.ones(3))
+        return x * int(kept.sum().item())
+
+    for _ in range(2):
+        ledger = analyze(Own(nn.ReLU(), forward), (4,), execute=False)
+        assert ledger.assumptions == []
+        analyze(nn.Sequential(nn.ReLU()), torch.ones(3))  # the same call, of values that are not known
+
+
+def test_writes_in_place_are_counted_as_writes() -> None:
+    seen = []
+
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        x = x * 2
+        before = x._version
+        out = net.leaf(x)
+        assert out is x
+        seen.append(x._version - before)
+        return out
+
+    model = Own(nn.ReLU(inplace=True), forward)
+    for _ in range(3):
+        analyze(model, (4,))
+    assert len(set(seen)) == 1 and seen[0] == 1
+
+
+def test_what_was_patched_for_a_run_is_put_back() -> None:
+    before = nn.Module._call_impl  # type: ignore[attr-defined]
+
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        assert nn.Module._call_impl is not before  # type: ignore[attr-defined]
+        raise ValueError("no")
+
+    with pytest.raises(Exception, match="no"):
+        analyze(Own(nn.ReLU(), forward), (4,))
+    assert nn.Module._call_impl is before  # type: ignore[attr-defined]
+
+
+def test_a_copy_made_in_forward_runs() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        return copy.deepcopy(net.leaf)(net.leaf(x))
+
+    for _ in range(2):
+        assert macs(Own(nn.Linear(4, 4), forward), (4,)) == 32
