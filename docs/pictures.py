@@ -23,8 +23,7 @@ STEP = ("cross_entropy", "adamw")
 
 def step(batch: int) -> Ledger:
     loss, optimizer = STEP
-    with_gradients = {"training": True, "loss": loss, "optimizer": optimizer}
-    return analyze(build("resnet50"), (3, 224, 224), batch=batch, **with_gradients)  # type: ignore[arg-type]
+    return analyze(build("resnet50"), (3, 224, 224), batch=batch, training=True, loss=loss, optimizer=optimizer)
 
 
 def terminal() -> str:
@@ -61,7 +60,7 @@ def drawn(runs: Sequence[tuple[str, str]]) -> str:
     return re.sub(r"@font-face \{.*?\}\n", "", drawing, flags=re.DOTALL)  # the reader's own fonts: it loads nothing
 
 
-def page(path: Path, width: int, height: int, scheme: str) -> None:
+def page(path: Path) -> None:
     """Save a picture of a page in headless Chromium."""
     from playwright.sync_api import sync_playwright
 
@@ -69,7 +68,7 @@ def page(path: Path, width: int, height: int, scheme: str) -> None:
         report = Path(folder) / "report.html"
         step(32).save_html(report)
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        seen = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
+        seen = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
         seen.goto(report.as_uri())
         seen.wait_for_selector("#icicle .slice")
         seen.wait_for_timeout(1500)  # charts settle
@@ -82,7 +81,7 @@ def main() -> None:
     (DOCS / "terminal.svg").write_text(terminal(), encoding="utf-8")
     if shutil.which("chromium") is None:
         sys.exit("docs/page.png needs Debian's chromium; docs/terminal.svg is written")
-    page(DOCS / "page.png", 1280, 900, "light")
+    page(DOCS / "page.png")
 
 
 if __name__ == "__main__":

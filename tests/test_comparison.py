@@ -431,3 +431,19 @@ def test_a_notebook_shows_the_table_without_a_total() -> None:
     text = shown._repr_html_()
     assert "&lt;one&gt;" in text and "<one>" not in text and "<tfoot>" not in text
     assert "<tfoot>" in analyze(nn.Linear(4, 2), (4,))._repr_html_()
+
+
+KINDS: dict[str, Any] = {"names": 5, "top1": 5, "by": 5, "notes": "abc"}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_arguments_of_another_kind_are_said(name: str) -> None:
+    ledger = analyze(nn.Linear(4, 3), (4,))
+    with pytest.raises(UserError, match=f"^{name} is .*, expected"):
+        compare(ledger, ledger, **{name: KINDS[name]})
+
+
+def test_names_in_no_order_are_refused() -> None:
+    ledger = analyze(nn.Linear(4, 3), (4,))
+    with pytest.raises(UserError, match=r"^names is .*, expected 2 texts"):
+        compare(ledger, ledger, names={"a", "b"})  # type: ignore[arg-type]

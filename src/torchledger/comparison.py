@@ -79,14 +79,16 @@ def compare(
         raise UserError(f"compare got {len(ledgers)} ledger{'s' * (len(ledgers) != 1)}, expected two or more")
     if names is None:
         names = [ledger.record.model for ledger in ledgers]
-    if isinstance(names, str) or len(names) != len(ledgers) or not all(isinstance(name, str) for name in names):
+    if not _is_list(names, len(ledgers)) or not all(isinstance(name, str) for name in names):
         raise UserError(f"names is {names!r}, expected {len(ledgers)} texts, one for each ledger")
     if top1 is None:
         top1 = [None] * len(ledgers)
-    if isinstance(top1, str) or len(top1) != len(ledgers) or not all(p is None or _is_percent(p) for p in top1):
+    if not _is_list(top1, len(ledgers)) or not all(p is None or _is_percent(p) for p in top1):
         raise UserError(
             f"top1 is {top1!r}, expected {len(ledgers)} numbers of percent, from 0 to 100, None where one is not known"
         )
+    if isinstance(notes, str):
+        raise UserError(f"notes is {notes!r}, expected a list of texts")
     chosen = (*DEFAULT, *(["top1"] if any(p is not None for p in top1) else [])) if by is None else checked(by)
     models = tuple(
         Compared(name, ledger, ledger.memory(device), None if percent is None else float(percent))
@@ -326,8 +328,15 @@ class Comparison:
         return {"device": self.models[0].memory.device, "models": found}
 
 
+def _is_list(value: object, length: int) -> bool:
+    """Whether a value is a sequence of so many items, in an order of their own."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == length
+
+
 def checked(by: Sequence[str] | str) -> tuple[str, ...]:
     """Return quantities by name, given as a sequence or with commas between. Raise UserError for one that is none."""
+    if not isinstance(by, Sequence):
+        raise UserError(f"by is {by!r}, expected quantities: {', '.join(QUANTITIES)}")
     names = [name.strip() for name in by.split(",")] if isinstance(by, str) else list(by)
     for place, name in enumerate(names):
         known = "peak" if name == "peak_bytes" else name

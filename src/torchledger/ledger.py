@@ -168,6 +168,8 @@ def traced(ledger: Ledger, by: str, convention: str, device: str) -> tuple[axis.
         unknown = ", ".join(f"{name} ({calls})" for name, calls in ledger.unknown.items())
         rules = f"; without a rule: {unknown}" if unknown else ""
         others = (name for name in axis.choices(chosen, record.measurement is not None) if name != along.by)
+        if not record.entries:
+            raise UserError("nothing to draw: the run has no operations")
         raise UserError(f"nothing to draw: no operation has {along.by}{rules}. Other quantities: {', '.join(others)}")
     return along, chrome.trace(record, along, alive, convention)
 

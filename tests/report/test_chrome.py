@@ -516,3 +516,8 @@ def test_without_macs_the_unknown_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no operation has macs; without a rule: pagetest::_values \(1\)\. Other"):
         analyze(Values(), (4, 4)).save_trace(tmp_path / "trace.json")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_operations_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the run has no operations"):
+        analyze(nn.Identity(), (4,)).save_trace(tmp_path / "trace.json")

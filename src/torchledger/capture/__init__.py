@@ -124,7 +124,7 @@ def capture(
         for tensor in tensors_in((args, kwargs)):
             if tensor.layout == torch.strided:
                 recorder.born(tensor, "input")
-        recorder.know(tensor for tensor in stand_ins.made if type(tensor) is nn.Parameter or not is_lazy(tensor))
+        recorder.know(tensor for tensor in stand_ins.made if not _is_unset(tensor))
         if isinstance(stand_ins, Twins):
             for tensor, twin in stand_ins.pairs:
                 if _has_plain_values(tensor):
@@ -323,7 +323,7 @@ def _list_state(modules: Modules, record: Record, recorder: Recorder | None = No
                 if tensor is None:
                     continue
                 path = f"{module_path}.{name}" if module_path else name
-                unset = type(tensor) is not nn.Parameter and is_lazy(tensor)
+                unset = _is_unset(tensor)
                 owner = owners.setdefault(id(tensor), path)
                 shared = None if owner == path else owner
                 shape = (0,) if unset else tuple(tensor.shape)
@@ -340,18 +340,13 @@ def _list_state(modules: Modules, record: Record, recorder: Recorder | None = No
 _SET = (torch.Tensor, nn.Parameter)  # what has its sizes
 
 
-def _is_unset(tensor: torch.Tensor | None) -> bool:
-    return tensor is not None and type(tensor) not in _SET and is_lazy(tensor)
-
-
-def _tensors(module: nn.Module) -> Iterator[torch.Tensor | None]:
-    yield from module._parameters.values()
-    yield from module._buffers.values()
+def _is_unset(tensor: torch.Tensor) -> bool:
+    return type(tensor) not in _SET and is_lazy(tensor)
 
 
 def _watch_lazy(modules: Modules, recorder: Recorder) -> bool:
     """Have lazy modules initialise themselves unbooked, as if they had been so before; return whether there are any."""
-    lazy = [module for _, module in modules.values() if any(map(_is_unset, _tensors(module)))]
+    lazy = [module for _, module in modules.values() if any(_is_unset(tensor) for _, tensor in _held(module))]
     places = _places(modules) if lazy else {}
     for module in lazy:
         initialise = getattr(module, "initialize_parameters", None)

@@ -15,9 +15,9 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torchledger.capture.failures import note
 from torchledger.capture.interrupts import uninterrupted
 from torchledger.inputs import tensors_in
-from torchledger.record import ModuleCall, ModuleInfo, Record
+from torchledger.record import ModuleCall, ModuleInfo, Record, Shape
 
-Shapes = tuple[tuple[int, ...], ...]
+Shapes = tuple[Shape, ...]
 Modules = dict[int, tuple[str, nn.Module]]  # id -> (first path, module)
 
 
