@@ -80,9 +80,17 @@ format: setup  ## apply ruff's fixes and format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup  ## how long a trace takes
-	$(BIN)/python benchmarks/trace.py
-	$(BIN)/python benchmarks/memory_time.py
+# Without .venv-peers, which takes a network to make, the counters that .venv has are timed.
+bench: export OMP_NUM_THREADS := 1
+bench: setup  ## how long analyses take, beside other counters, and how they grow; goes on where it stopped
+	-@$(MAKE) --no-print-directory $(PEERS)
+	@status=0; \
+	$(BIN)/python benchmarks/trace.py || status=$$?; \
+	$(BIN)/python benchmarks/memory_time.py || status=$$?; \
+	$(BIN)/python benchmarks/scale.py || status=$$?; \
+	if test -e $(PEERS); then python=.venv-peers/peers/bin/python; else python=$(BIN)/python; fi; \
+	$$python benchmarks/peers.py --speed || status=$$?; \
+	exit $$status
 
 coverage: setup  ## analyse every model of timm, torchvision and transformers (PUBLISHED=FILE: timm's figures to compare with)
 	@status=0; \

@@ -2,6 +2,7 @@
 
     make peers                                  in environments of its own; goes on where it stopped
     benchmarks/peers.py --peer fvcore --again   one counter anew
+    benchmarks/peers.py --speed                 how long each takes and what it holds (speed.py), part of `make bench`
 
 Every counter is called as its own documentation says (peer_calls.py) on the same models (peer_cases.py): the modules of
 tests/catalog, with hand-derived macs, networks of torchvision, against the published `_ops`, and a model in use, which
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -46,18 +48,20 @@ CATALOG = HERE.parent / "tests" / "catalog" / "modules.py"
 SECONDS = 60
 COLUMNS = "group family case peer state macs agreement left_out changed seconds error date versions".split()
 Row = dict[str, str]
-Key = tuple[str, str, str]
-Pair = tuple["Case", "Built | Exception"]
+KEY = ("group", "case", "peer")
+Key = tuple[str, ...]
 
 
 # ---- one pair, in a process of its own
 
 
-def outcome(peer: Peer, case: Case, built: Built) -> Row:
+def outcome(peer: Peer, case: Case, built: Built | Exception) -> Row:
     """Call a counter on a model that is built; what goes wrong becomes the row's error."""
     import torch
     import untouched
 
+    if isinstance(built, Exception):
+        return {"error": f"not built: {said_by(built)}"}
     model, inputs, keywords = built
     if peer.on_meta:
         model, inputs, keywords = on_meta(built)
@@ -170,24 +174,28 @@ def alone(act: Callable[[], Row], limit: float) -> Row:
     return row | {"seconds": f"{took:.2f}"}
 
 
-def host(
-    send: Callable[[Row], None], peer: Peer, cases: Sequence[tuple[Case, Built | Exception]], limit: float
-) -> None:
-    """Import a counter once, and send the row of each case."""
+def host(send: Callable[[Row], None], peer: Peer, acts: Sequence[Callable[[], Row]], limit: float) -> None:
+    """Import a counter once, and send the row of each act, which has a process of its own."""
     error = ""
     try:
         peer_calls.prepare()
         importlib.import_module(peer.package)
     except Exception as problem:
         error = said_by(problem)
-    for case, built in cases:
-        if isinstance(built, Exception):
-            row = {"error": f"not built: {said_by(built)}"}
-        elif error:
-            row = {"error": error}
-        else:
-            row = alone(lambda case=case, built=built: outcome(peer, case, built), limit)
-        send(row)
+    for act in acts:
+        send({"error": error} if error else alone(act, limit))
+
+
+def hosted(peer: Peer, acts: Sequence[Callable[[], Row]], limit: float) -> Iterator[Row]:
+    """Yield the row of each act as it comes."""
+    process = Forked(lambda send: host(send, peer, acts, limit))
+    try:
+        for _ in acts:
+            row = process.row()
+            assert row is not None, f"{peer.name} ended the process that runs it"
+            yield row
+    finally:
+        process.end()
 
 
 # ---- all pairs
@@ -203,15 +211,9 @@ def run_all(wanted: dict[str, list[Case]], limit: float) -> Iterator[tuple[Peer,
         for case in cases:
             if (case.group, case.name) not in models:
                 models[case.group, case.name] = made(case)
-        pairs = [(case, models[case.group, case.name]) for case in cases]
-        process = Forked(lambda send, peer=peer, pairs=pairs: host(send, peer, pairs, limit))
-        try:
-            for case in cases:
-                row = process.row()
-                assert row is not None, f"{peer.name} ended the process that runs it"
-                yield peer, case, row
-        finally:
-            process.end()
+        acts = [functools.partial(outcome, peer, case, models[case.group, case.name]) for case in cases]
+        for case, row in zip(cases, hosted(peer, acts, limit), strict=True):
+            yield peer, case, row
 
 
 def made(case: Case) -> Built | Exception:
@@ -251,35 +253,41 @@ def installed(package: str) -> str:
 
 def versions_of(peer: Peer, group: str, catalog: Path) -> str:
     """Return the versions that a row of a group hangs on, and a digest of the code that makes it."""
-    code = hashlib.sha256()
     paths = [HERE / name for name in ("peer_calls.py", "peer_cases.py", "untouched.py")]
     if group == "catalog":
         paths += [path for path in sorted(catalog.parent.glob("*.py")) if not path.name.startswith("test_")]
-    if peer.package == "torchledger":
-        paths += sorted((HERE.parent / "src").rglob("*.py"))
-    for path in paths:
+    return stamped(("torch", "torchvision", peer.package), paths)
+
+
+def stamped(packages: Iterable[str], paths: Iterable[Path]) -> str:
+    """Return the versions of packages and a digest of files, for torchledger of all its files."""
+    names, code = dict.fromkeys(packages), hashlib.sha256()
+    for path in (*paths, *(sorted((HERE.parent / "src").rglob("*.py")) if "torchledger" in names else ())):
         code.update(path.read_bytes())
-    names = dict.fromkeys(("torch", "torchvision", peer.package))
     versions = [f"{name} {installed(name)}".strip() for name in names]
     return f"{', '.join(versions)} ({code.hexdigest()[:8]})"
 
 
-def read(path: Path) -> dict[Key, Row]:
+def read(path: Path, key: Sequence[str] = KEY) -> dict[Key, Row]:
     if not path.exists():
         return {}
     with path.open(newline="", encoding="utf-8") as lines:
-        return {(row["group"], row["case"], row["peer"]): row for row in csv.DictReader(lines)}
+        return {tuple(row[name] for name in key): row for row in csv.DictReader(lines)}
 
 
-def write(path: Path, rows: Iterable[Row]) -> None:
-    """Write the whole file beside the old one and put it in its place, so that it is never half a file."""
-    path.parent.mkdir(exist_ok=True, parents=True)
+def write(path: Path, rows: Iterable[Row], columns: Sequence[str] = COLUMNS) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the whole file beside the old one and put it in its place, so that it is never half a file."""
+    path.parent.mkdir(exist_ok=True, parents=True)
     temporary = path.with_suffix(".new")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -302,8 +310,6 @@ def chosen(args: argparse.Namespace) -> list[Case]:
 def run(args: argparse.Namespace) -> None:
     """Run the pairs that have no row of these versions yet."""
     import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     torch.set_num_threads(1)
     importlib.import_module("torch._dynamo")  # it wraps functions of torch then: no doing of the counter that needs it
@@ -334,18 +340,28 @@ def run(args: argparse.Namespace) -> None:
             args.output, (rows[key] for key in sorted(rows, key=lambda key: (places[key[:2]], order.get(key[2], 99))))
         )
 
-    columns = (TextColumn("{task.description:<50}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # without a thread of its own: processes are forked while it is shown
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:
-        task = bar.add_task("pairs", total=sum(map(len, wanted.values())))
+    with shown(sum(map(len, wanted.values()))) as advance:
         for peer, case, result in run_all(wanted, args.seconds):
             stamp = {"date": date.today().isoformat(), "versions": now[peer.name, case.group]}
             key = (case.group, case.name, peer.name)
             blank = dict.fromkeys(COLUMNS, "") | {"state": "failed"} | stamp
             rows[key] = blank | dict(zip(("group", "case", "peer"), key, strict=True)) | result
             put()
-            bar.update(task, advance=1, description=f"{peer.name}: {case.name}", refresh=True)
+            advance(f"{peer.name}: {case.name}")
     put()  # also where nothing was left to run
+
+
+@contextlib.contextmanager
+def shown(total: int) -> Iterator[Callable[[str], None]]:
+    """Show how many pairs are done; what it gives is called with each one's name."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:<50}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # without a thread of its own: processes are forked while it is shown
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:
+        task = bar.add_task("pairs", total=total)
+        yield lambda name: bar.update(task, advance=1, description=name, refresh=True)
 
 
 # ---- the page
@@ -596,12 +612,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", action="append", choices=[p.name for p in PEERS], help="only this one (repeatable)")
     parser.add_argument("--case", action="append", metavar="NAME", help="only this model (repeatable)")
-    parser.add_argument("--all", action="store_true", help="every classifier of torchvision, not one a family")
+    parser.add_argument("--all", action="store_true", help="every classifier of torchvision, as with --speed")
+    parser.add_argument("--speed", action="store_true", help="how long they take, and the memory (speed.py)")
     parser.add_argument("--again", action="store_true", help="also pairs that have a row of these versions")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"time limit of a pair  (default: {SECONDS})")
     parser.add_argument("--catalog", type=Path, default=CATALOG, metavar="FILE")
-    parser.add_argument("--output", type=Path, default=RESULTS, metavar="FILE")
-    run(parser.parse_args())
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where results go  (default: in results/)")
+    args = parser.parse_args()
+    if args.speed:
+        importlib.import_module("speed").run(args)
+        return
+    args.output = args.output or RESULTS
+    run(args)
 
 
 if __name__ == "__main__":

@@ -252,6 +252,12 @@ def comparison() -> str:
     return page
 
 
+def performance() -> str:
+    """Return docs/performance.md, from the results that `make bench` left."""
+    page: str = script("benchmarks", "speed_page").page()
+    return page
+
+
 def memory(page: str, *readmes: str) -> tuple[str, ...]:
     """Return docs/memory.md and the READMEs with how far predicted peaks are from those of real steps on a CPU."""
     with (ROOT / "benchmarks" / "results" / "memory_cpu.csv").open(newline="", encoding="utf-8") as lines:
@@ -338,6 +344,7 @@ def main(arguments: Sequence[str]) -> None:
     (ROOT / "docs" / "conventions.md").write_text(conventions(), encoding="utf-8")
     (ROOT / "docs" / "coverage.md").write_text(coverage(), encoding="utf-8")
     (ROOT / "docs" / "comparison.md").write_text(comparison(), encoding="utf-8")
+    (ROOT / "docs" / "performance.md").write_text(performance(), encoding="utf-8")
     page, rows = ROOT / "docs" / "degradation.md", (ROOT / "docs" / "degradation.csv").read_text(encoding="utf-8")
     text, picture = degradation(page.read_text(encoding="utf-8"), rows.splitlines())
     page.write_text(text, encoding="utf-8")

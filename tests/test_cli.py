@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -223,6 +224,24 @@ def test_file_to_json_and_the_ledger_as_a_source(run: Run, tmp_path: Path) -> No
                 view = ("--convention", convention, "--format", form, "--by", by)
                 direct, saved = run("stat", *arguments, *view), run("stat", "net.json", *view)
                 assert saved == direct and saved.status == 0, view
+
+
+def test_packed_ledger_as_a_source(run: Run, tmp_path: Path) -> None:
+    for name in ("net.json", "net.json.gz"):
+        assert run("stat", "nets.py:Net", "--format", "json", "--output", name).status == 0
+    packed, plain = Path("net.json.gz").read_bytes(), Path("net.json").read_bytes()
+    assert gzip.decompress(packed) == plain
+    for command in (["stat"], ["memory"], ["check", "--baseline", "net.json.gz"]):
+        of_packed, of_plain = run(*command, "net.json.gz"), run(*command, "net.json")
+        assert of_packed == of_plain and of_packed.status == 0, command
+    first, second = csv.DictReader(io.StringIO(run("compare", "net.json", "net.json.gz", "--format", "csv").out))
+    assert first.pop("model") == "net.json" and second.pop("model") == "net.json.gz" and first == second
+    assert run("trace", "net.json.gz", "-o", "trace.json.gz").status == 0
+    assert json.loads(gzip.decompress(Path("trace.json.gz").read_bytes()))["traceEvents"]
+    Path("net.json.gz").write_bytes(packed[:50])
+    failed = run("stat", "net.json.gz")
+    assert failed.status == 2 and "'net.json.gz' is a gzip file that is cut off; save it again" in failed.err
+    assert "no ledger 'missing.json.gz'" in run("stat", "missing.json.gz").err
 
 
 def test_json_is_the_ledger_and_the_table(run: Run) -> None:

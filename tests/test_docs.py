@@ -52,6 +52,10 @@ def test_comparison_page_is_current() -> None:
     assert (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8") == generator().comparison()
 
 
+def test_performance_page_is_current() -> None:
+    assert (ROOT / "docs" / "performance.md").read_text(encoding="utf-8") == generator().performance()
+
+
 def test_figures_of_the_memory_page_are_current() -> None:
     page = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
     assert generator().memory(page, README, CHINESE) == (page, README, CHINESE)

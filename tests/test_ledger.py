@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import csv
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import torch
 from torch import nn
 
 import torchledger
-from torchledger import Ledger, Table, UserError, analyze
+from torchledger import Ledger, Table, UserError, analyze, pricing, writing
 from torchledger import ledger as ledger_module
 from torchledger.pricing import CONVENTIONS
 from torchledger.pricing.convention import Convention, Price
@@ -238,10 +240,10 @@ def test_names_of_files(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_unreadable_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: object, **__: object) -> str:
+    def denied(*_: object, **__: object) -> bytes:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", denied)
+    monkeypatch.setattr(Path, "read_bytes", denied)
     fails(lambda: Ledger.load(saved), r"^cannot read '.*net\.json': Permission denied$")
 
 
@@ -281,6 +283,51 @@ def test_file_that_is_cut_off_or_missing(saved: Path) -> None:
     saved.unlink()
     fails(lambda: Ledger.load(saved), r"^cannot read '.*net\.json': No such file or directory$")
     fails(lambda: Ledger.load(saved.parent), "^cannot read '.*': Is a directory$")
+
+
+def test_packed_file_is_the_same_ledger(ledger: Ledger, saved: Path, tmp_path: Path) -> None:
+    plain, path = saved.read_bytes(), tmp_path / "net.JSON.gz"
+    ledger.save(path)
+    packed = path.read_bytes()
+    assert gzip.decompress(packed) == plain and len(packed) < len(plain) / 3
+    # RFC 1952: magic, deflate; no flags, so no name; no time
+    assert packed[:8] == b"\x1f\x8b\x08\x00\x00\x00\x00\x00"
+    again = tmp_path / "again.gz"
+    ledger.save(again)
+    assert again.read_bytes() == packed
+    # whatever its name; packed or not; in two members, as some programs write
+    for content in (packed, plain, gzip.compress(plain[:100]) + gzip.compress(plain[100:])):
+        for name in ("net.json", "net.gz", "net"):
+            (tmp_path / name).write_bytes(content)
+            assert Ledger.load(tmp_path / name).record == ledger.record
+
+
+def test_packed_file_that_is_damaged(ledger: Ledger, tmp_path: Path) -> None:
+    path = tmp_path / "net.json.gz"
+    ledger.save(path)
+    content = path.read_bytes()
+    for kept in (2, 3, 10, 18, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:kept])
+        fails(lambda: Ledger.load(path), r"^'.*net\.json\.gz' is a gzip file that is cut off; save it again$")
+    checksum = content[:-8] + bytes(byte ^ 1 for byte in content[-8:-4]) + content[-4:]
+    for damaged in (content[:2] + b"\x07" + content[3:], content[:10] + b"\xff" * 40, checksum, content + b"junk"):
+        path.write_bytes(damaged)
+        fails(lambda: Ledger.load(path), r"^'.*net\.json\.gz' is a damaged gzip file \(.+\); save it again$")
+    path.write_bytes(gzip.compress(b"[1, 2"))
+    fails(lambda: Ledger.load(path), r"is not whole JSON \(line 1, column 6: ")
+
+
+def test_packed_file_that_would_fill_the_memory(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.json.gz"
+    path.write_bytes(gzip.compress(b" " * 2**26 + b" "))
+    fails(lambda: Ledger.load(path), r"^'.*' unpacks to more than 100 times its size, as no ledger does: not read$")
+    path.write_bytes(gzip.compress(b" " * 2**26))
+    fails(lambda: Ledger.load(path), "is not whole JSON")  # small enough to be looked at
+    monkeypatch.setattr(writing, "ALWAYS_UNPACKED", 0)
+    ledger.save(path)
+    assert Ledger.load(path).record == ledger.record
 
 
 def operation_values(operations: list[dict[str, Any]]) -> Iterator[tuple[Any, Any]]:
@@ -340,25 +387,59 @@ def test_depth_that_is_none(ledger: Ledger, depth: Any) -> None:
     fails(lambda: ledger.by_module(depth), "^depth is .*, expected a whole number from 0$")
 
 
-def test_an_operation_is_priced_once_a_ledger_and_convention(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, int]] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
+    """Convention and id of each operation that a rule priced, with nothing kept before or after."""
+    calls: list[tuple[str, int]] = []
 
     def counted(convention: Convention) -> Convention:
         def price(operation: Operation) -> Price:
-            asked.append((convention.name, id(operation)))
+            calls.append((convention.name, id(operation)))
             return convention.price(operation)
 
         return dataclasses.replace(convention, price=price)
 
     for name, convention in list(CONVENTIONS.items()):
         monkeypatch.setitem(CONVENTIONS, name, counted(convention))
+    pricing.forget()
+    yield calls
+    pricing.forget()
+
+
+def test_an_operation_is_priced_once_a_process_and_convention(ledger: Ledger, asked: list[tuple[str, int]]) -> None:
     first = {name: ledger.totals(name) for name in CONVENTIONS}
     for name in CONVENTIONS:
         assert ledger.by_layer(name).total["operations" if name == "full" else "params"] is not None
         assert ledger.by_operation(name).rows and ledger.totals(name) == first[name]
     assert ledger.unknown == {}
     assert len(asked) == len(set(asked)) == len(CONVENTIONS) * len(ledger.record.operations)
+    assert {name: Ledger(ledger.record).totals(name) for name in CONVENTIONS} == first
+    assert len(asked) == len(set(asked)), "another ledger of the same operations"
     assert pickle.loads(pickle.dumps(ledger)).totals() == first["full"]
+    pricing.forget()
+    assert Ledger(ledger.record).totals() == first["full"]
+    assert len(asked) > len(set(asked)), "priced anew"
+
+
+def test_no_more_prices_are_kept_than_the_limit(
+    ledger: Ledger, asked: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pricing, "LIMIT", 2)
+    total = ledger.totals()
+    assert len(ledger.record.operations) > 2 >= len(pricing._KEPT["full"]) > 0
+    before = len(asked)
+    assert ledger.totals() == total and len(asked) == before, "a ledger keeps its own"
+    assert Ledger(ledger.record).totals() == total and len(asked) > before
+
+
+def test_threads_price_at_once(asked: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pricing, "LIMIT", 3)  # one thread begins anew while another one looks
+    ledgers = [analyze(nn.Sequential(nn.Linear(size, size), nn.ReLU()), (size,)) for size in range(1, 9)]
+    expected = [ledger.totals("fvcore")["macs"] for ledger in ledgers]
+    assert expected == [size * size for size in range(1, 9)]
+    with ThreadPoolExecutor(4) as pool:
+        many = pool.map(lambda ledger: Ledger(ledger.record).totals("fvcore")["macs"], ledgers * 50)
+        assert list(many) == expected * 50
 
 
 def test_assumptions_are_a_copy(ledger: Ledger) -> None:

@@ -383,6 +383,8 @@ def test_root_that_owns_a_parameter() -> None:
     assert "(root)" in table.to_text()
     total = ledger_of("owning").totals()
     assert (total["params"], total["trainable_params"]) == (14, 10)
+    root = row_of(ledger_of("owning").by_layer("torchstat"), "")
+    assert (root["params"], root["flops"], root["memory_mb"]) == (4, None, 0), "no leaf: outside of what counts"
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -393,8 +395,11 @@ def test_module_that_does_not_run(convention: str) -> None:
     if convention == "full":
         assert [(row["calls"], row["note"]) for row in rows] == [(0, "not run")] * 2
         assert [row["output_shape"] for row in rows] == ["", ""]
+    quantities = [quantity.name for quantity in CONVENTIONS[convention].quantities]
+    assert all(row[name] is None for row in rows for name in quantities)
     # It stays in the tree, so that the parameters add up there too.
-    assert row_of(ledger_of("partly run").by_module(1, convention), "auxiliary")["params"] == 65
+    row = row_of(ledger_of("partly run").by_module(1, convention), "auxiliary")
+    assert row["params"] == 65 and not row.get("note") and all(row[name] == 0 for name in quantities)
 
 
 def test_operations_outside_leaves() -> None:
@@ -586,6 +591,10 @@ def test_measured_seconds_and_shares() -> None:
     torchstat = ledger.by_layer("torchstat")
     assert row_of(torchstat, "block.layer")["duration_percent"] == 100
     assert added(torchstat, "seconds_measured") == torchstat.total["seconds_measured"] == 0.003
+    # Added up in the order of the rows: these three give another last digit in another order.
+    rows = [Measured("", "mm", 0, 0.3), Measured("block", "add", 0, 0.2), Measured("block.layer", "", 0, 0.1)]
+    ledger.record.measurement = Measurement(rows, 0.01, 3, "CPU")
+    assert ledger.by_module(0).rows[0]["seconds_measured"] == (0.3 + 0.2) + 0.1 != (0.1 + 0.3) + 0.2
 
 
 # ---- what is printed

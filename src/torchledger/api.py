@@ -255,7 +255,7 @@ def open_ledger(
     asked = measure == "yes"
     if asked and cast is not None:
         raise UserError("a measured run takes the model as it is: leave model_dtype out, or convert the model first")
-    region = region_of(autocast, home(walk(model), (inputs, kwargs)).type)
+    region = None if autocast is None else region_of(autocast, home(walk(model), (inputs, kwargs)).type)
     if asked and region is not None:
         raise UserError("a measured run takes the model as it is: leave measure or autocast out")
     default = cast or floating_dtype(model)

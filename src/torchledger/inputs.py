@@ -140,9 +140,11 @@ def _whole(size: Any) -> Any:
 
 def mapped(value: Any, tensor: Callable[[torch.Tensor], Any], inner: Callable[[Any], Any] | None = None) -> Any:
     """Return `value` rebuilt with `tensor` applied to each tensor in its lists, tuples, dicts and dataclasses."""
-    again = inner or (lambda item: mapped(item, tensor))
+    if type(value) in _ATOMS:
+        return value
     if isinstance(value, torch.Tensor):
         return tensor(value)
+    again = inner or (lambda item: mapped(item, tensor))
     if isinstance(value, dict):
         copy = value.copy()
         for key, item in value.items():
@@ -160,8 +162,13 @@ def mapped(value: Any, tensor: Callable[[torch.Tensor], Any], inner: Callable[[A
     return value
 
 
+_ATOMS = frozenset({int, float, bool, complex, str, type(None), torch.dtype, torch.device, torch.layout})
+
+
 def tensors_in(value: object) -> list[torch.Tensor]:
     """Return the tensors in nested lists, tuples, dicts and dataclasses, in order."""
+    if type(value) in _ATOMS:
+        return []
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, dict):

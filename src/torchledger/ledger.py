@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, get_args
 
 from torchledger import page, pricing, views
@@ -15,7 +14,7 @@ from torchledger.record import Phase, Record, read_record
 from torchledger.report import axis, chrome
 from torchledger.tables import Table
 from torchledger.views import Cell
-from torchledger.writing import check_writable, write_whole
+from torchledger.writing import check_writable, read_whole, write_whole
 
 PHASES = get_args(Phase)
 
@@ -105,7 +104,10 @@ class Ledger:
         return cls(Record.from_json(data, source))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the ledger as JSON. An existing file is replaced whole or not at all."""
+        """Write the ledger as JSON, packed by gzip where `path` ends in .gz, such as net.json.gz.
+
+        An existing file is replaced whole or not at all.
+        """
         write_whole(path, json.dumps(self.to_json(), separators=(",", ":")) + "\n")
 
     def save_html(self, path: str | os.PathLike[str], convention: str = "full", device: str = "cuda") -> None:
@@ -146,15 +148,15 @@ class Ledger:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ledger:
-        """Read a saved ledger. Raise UserError where the file is missing, is no ledger, is cut off or is newer."""
+        """Read a saved ledger, also one that gzip packed, whatever its name.
+
+        Raise UserError where the file is missing, is no ledger, is damaged or cut off, or is newer.
+        """
+        content = read_whole(path)
         try:
-            text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+            text = content.decode("utf-8-sig")  # some editors begin a file with a mark
         except UnicodeDecodeError as error:
             raise UserError(f"{os.fspath(path)!r} is no ledger: it is not text ({error.reason})") from error
-        except OSError as error:
-            raise UserError(f"cannot read {os.fspath(path)!r}: {error.strerror}") from error
-        except (TypeError, ValueError) as error:  # no path at all, or one with a null in it
-            raise UserError(f"{path!r} is no path of a file: {error}") from error
         return cls(read_record(text, repr(os.fspath(path))))
 
 

@@ -63,7 +63,7 @@ class TensorInfo:
 
     @property
     def distinct_bytes(self) -> int:
-        return self.distinct_elements * self.item_size
+        return self.distinct_elements * ITEM_SIZES[self.dtype]
 
     @property
     def is_floating(self) -> bool:

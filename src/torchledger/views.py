@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torchledger.active import active_parameters
 from torchledger.errors import UserError
-from torchledger.pricing.convention import EXCLUDED, UNKNOWN, Convention, Price, State
+from torchledger.pricing.convention import EXCLUDED, UNKNOWN, Convention, Price, Quantity, State
 from torchledger.record import ModuleInfo, Operation, Record, RowKey, Shape
 
 
@@ -55,76 +57,101 @@ class Table:
 COUNTS = ("operations", "priced", "free", "excluded", "unknown")
 
 
+class _Sums:
+    """What operations add up to: amounts by quantity, and how many of them are in each state."""
+
+    def __init__(self, prices: Sequence[Price]) -> None:
+        """Add up prices, of which many are one and the same."""
+        self.operations = len(prices)
+        self.amounts: dict[str, int] = {}
+        self.states: dict[str, int] = {}
+        if len(prices) == 1:  # as in most rows
+            self.amounts.update(prices[0].amounts)
+            self.states[prices[0].state] = 1
+            return
+        distinct = {id(price): price for price in prices}
+        calls = Counter(map(id, prices)) if len(distinct) > 1 else dict.fromkeys(distinct, len(prices))
+        for key, times in calls.items():
+            price = distinct[key]
+            self.states[price.state] = self.states.get(price.state, 0) + times
+            for name, amount in price.amounts.items():
+                self.amounts[name] = self.amounts.get(name, 0) + amount * times
+
+    def cells(self, names: Iterable[str]) -> dict[str, Cell]:
+        """Return the sums by name; None where every operation is outside the convention."""
+        amounts, states = self.amounts, self.states
+        if "unknown" in states:
+            return {name: AtLeast(amounts.get(name, 0)) for name in names}
+        # A row whose operations are priced but lack a quantity is outside what the convention counts.
+        missing = None if "excluded" in states or "priced" in states else 0
+        return {name: amounts.get(name, missing) for name in names}
+
+    def counts(self) -> dict[str, Cell]:
+        found = self.states.get
+        return {
+            "operations": self.operations,
+            "priced": found("priced", 0),
+            "free": found("free", 0),
+            "excluded": found("excluded", 0),
+            "unknown": found("unknown", 0),
+        }
+
+
 @dataclass(slots=True)
 class _Row:
-    """Sums of one row while it is filled."""
+    """One row while it is filled: what ran in it, by price."""
 
     module: str
     kind: str
-    calls: int = 0
     inputs: tuple[Shape, ...] = ()
     outputs: tuple[Shape, ...] = ()
-    amounts: dict[str, int] = field(default_factory=dict)
-    of_calls: dict[str, float] = field(default_factory=dict)
-    priced: int = 0  # operations by state, as numbers: an enumeration takes long to look up
-    free: int = 0
-    excluded: int = 0
-    unknown: int = 0
+    first: int = 0  # a place in the order of entries, and of calls before them
     params: int = 0
+    calls: int = 0
+    prices: list[Price] = field(default_factory=list)
+    of_calls: dict[str, float] | None = None  # where the convention has any
     note: str = ""
     seconds: float = 0.0
     is_module: bool = True
     ran: bool = True  # to the end
     is_outside: bool = False  # of a convention that counts leaf modules: there for its parameters alone
 
-    def add(self, price: Price, times: int = 1) -> None:
-        state = price.state
-        if state is State.PRICED:
-            self.priced += times
-        elif state is State.FREE:
-            self.free += times
-        elif state is State.EXCLUDED:
-            self.excluded += times
-        else:
-            self.unknown += times
-        amounts = self.amounts
-        for name, amount in price.amounts.items():
-            amounts[name] = amounts.get(name, 0) + amount * times
+    def begin(self, path: str, kind: str) -> _Row:
+        """Make this the row of the module at `path`, which others join."""
+        self.module, self.kind, self.note = path, kind, ""
+        self.is_module, self.ran, self.is_outside = True, True, False
+        return self
 
     def join(self, other: _Row) -> None:
-        for name, amount in other.amounts.items():
-            self.amounts[name] = self.amounts.get(name, 0) + amount
-        for name, of_calls in other.of_calls.items():
-            self.of_calls[name] = self.of_calls.get(name, 0.0) + of_calls
-        self.priced += other.priced
-        self.free += other.free
-        self.excluded += other.excluded
-        self.unknown += other.unknown
+        self.prices += other.prices
+        for name, amount in (other.of_calls or {}).items():
+            self.add_of_call(name, amount)
         self.params += other.params
         self.seconds += other.seconds
 
-    def amount(self, name: str) -> int | None:
-        """Return the sum; None where every operation is outside the convention."""
-        if self.is_outside or not (self.ran or self.operations):
-            return None
-        amount = self.amounts.get(name)
-        if self.unknown:
-            return AtLeast(amount or 0)
-        # A row whose operations are priced but lack this quantity is outside what the convention counts.
-        return 0 if amount is None and not (self.excluded or self.priced) else amount
+    def add_of_call(self, name: str, amount: float) -> None:
+        if self.of_calls is None:
+            self.of_calls = {}
+        self.of_calls[name] = self.of_calls.get(name, 0.0) + amount
 
-    @property
-    def operations(self) -> int:
-        return self.priced + self.free + self.excluded + self.unknown
 
-    def counts(self) -> dict[str, Cell]:
-        return {
-            "operations": self.operations,
-            "priced": self.priced,
-            "free": self.free,
-            "excluded": self.excluded,
-            "unknown": self.unknown,
-        }
+class _Parameters:
+    """Elements of parameters and buffers, each tensor once."""
+
+    def __init__(self, record: Record) -> None:
+        self.total = self.trainable = 0
+        self.by_module: dict[str, int] = {}
+        self.shared: dict[str, str] = {}  # by module: the path of a parameter that another module owns
+        for _, module, shape, _, trainable, shared_with in record.parameters:
+            if shared_with is not None:
+                self.shared.setdefault(module, shared_with)
+                continue
+            elements = math.prod(shape)
+            self.total += elements
+            if trainable:
+                self.trainable += elements
+            self.by_module[module] = self.by_module.get(module, 0) + elements
+        self.buffers = sum(buffer.elements for buffer in record.buffers if buffer.shared_with is None)
 
 
 Prices = list[Price | None]  # of each entry; None: it is of another phase than the one asked for
@@ -144,34 +171,27 @@ def _price(operation: Operation, convention: Convention) -> Price:
         return UNKNOWN  # not the arguments that the rule knows: another version's, or a damaged ledger's
 
 
-def totals(
-    record: Record, convention: Convention, phase: str | None = None, priced: Prices | None = None
-) -> dict[str, Cell]:
-    """Return the sums of the whole ledger: parameters, the convention's quantities, operations by state.
+def totals(record: Record, convention: Convention, phase: str | None = None) -> dict[str, Cell]:
+    """Return the sums of the whole ledger: parameters, the convention's quantities, operations by state."""
+    return _totals(record, convention, prices_of_entries(record, convention, phase), _Parameters(record))
 
-    `priced`: what `prices_of_entries` gave, where it is at hand.
-    """
-    row = _Row("", "")
-    priced = prices_of_entries(record, convention, phase) if priced is None else priced
-    chosen = [price for price in priced if price is not None]
-    distinct = {id(price): price for price in chosen}
-    for key, times in Counter(map(id, chosen)).items():
-        row.add(distinct[key], times)
-    parameters = [p for p in record.parameters if p.shared_with is None]
+
+def _totals(record: Record, convention: Convention, priced: Prices, parameters: _Parameters) -> dict[str, Cell]:
+    sums = _Sums([price for price in priced if price is not None])
     result: dict[str, Cell] = {
-        "params": sum(p.elements for p in parameters),
-        "trainable_params": sum(p.elements for p in parameters if p.trainable),
-        "active_params": active_parameters(record),
-        "buffers": sum(b.elements for b in record.buffers if b.shared_with is None),
+        "params": parameters.total,
+        "trainable_params": parameters.trainable,
+        "active_params": parameters.total if record.routing is None else active_parameters(record),
+        "buffers": parameters.buffers,
     }
     for quantity, formula in convention.of_calls.items():
         result[quantity.name] = sum(
             formula(call) for call in record.calls if not convention.leaves_only or record.modules[call.module].leaf
         )
     for quantity in convention.quantities:
-        amount = row.amounts.get(quantity.name, 0)
-        result[quantity.name] = AtLeast(amount) if row.unknown else amount
-    return result | row.counts()
+        amount = sums.amounts.get(quantity.name, 0)
+        result[quantity.name] = AtLeast(amount) if State.UNKNOWN in sums.states else amount
+    return result | sums.counts()
 
 
 def prices_of_entries(record: Record, convention: Convention, phase: str | None = None) -> Prices:
@@ -188,12 +208,15 @@ def prices_of_entries(record: Record, convention: Convention, phase: str | None 
         found = [p if leaf[entry.call] or p is None or p.state is State.FREE else EXCLUDED for p, entry in entries]
     if record.step is None and phase is None:
         return found
-    later = [_later(price, convention) for price in table]
+    later: dict[int, Price] = {}  # by operation
     for place, entry in enumerate(record.entries):
         if phase is not None and entry.phase != phase:
             found[place] = None
         elif entry.phase != "forward":
-            found[place] = later[entry.operation]
+            price = later.get(entry.operation)
+            if price is None:
+                price = later[entry.operation] = _later(table[entry.operation], convention)
+            found[place] = price
     return found
 
 
@@ -201,72 +224,106 @@ def _later(price: Price, convention: Convention) -> Price:
     """Return the price of an operation of the backward or the optimizer."""
     if convention.forward_only:
         return price if price.state is State.FREE else EXCLUDED
-    if "activation_bytes" not in price.amounts:
+    if not price.amounts.get("activation_bytes"):
         return price
     return Price(price.state, {**price.amounts, "activation_bytes": 0})
 
 
-def _layer_rows(record: Record, convention: Convention, priced: Prices) -> list[_Row]:
-    """Return rows in order of first execution (modules that did not run last), or of registration."""
-    owned: Counter[str] = Counter()
-    shared: dict[str, str] = {}
-    for parameter in record.parameters:
-        if parameter.shared_with is None:
-            owned[parameter.module] += parameter.elements
-        else:
-            shared.setdefault(parameter.module, parameter.shared_with)
-    rows: dict[RowKey, _Row] = {}
-    first: dict[RowKey, tuple[int, int, int]] = {}  # entries booked before, a call before its entries, in calls' order
-    ran: set[str] = set()
+def _layer_rows(
+    record: Record, convention: Convention, priced: Prices, parameters: _Parameters, is_joined: bool = False
+) -> list[_Row]:
+    """Return rows in order of first execution (modules that did not run last), or of registration.
+
+    `is_joined`: what a module ran outside of leaves may be one row.
+    """
+    owned, of_calls = parameters.by_module, convention.of_calls
+    span = len(record.calls) + 1
+    modules: dict[str, _Row] = {}
+    leaves: list[_Row | None] = []  # of each call: the row of a leaf module
     for number, call in enumerate(record.calls):
         module = record.modules[call.module]
-        ran.add(module.path)
-        if not module.leaf and not owned[module.path]:
+        path, leaf = module.path, module.leaf
+        if not leaf and not owned.get(path):
+            leaves.append(None)
             continue
-        key = (module.path, "", 0)
-        row = rows.get(key)
+        row = modules.get(path)
         if row is None:
-            row = rows[key] = _Row(module.path, module.kind, inputs=call.inputs, outputs=call.outputs)
-            row.params, row.note = owned[module.path], _sharing(module, shared)
-            row.is_outside = convention.leaves_only and not module.leaf
-            first[key] = (call.started, 0, number)
+            first, params = call.started * span + number, owned.get(path, 0)
+            row = modules[path] = _Row(path, module.kind, call.inputs, call.outputs, first, params)
+            row.is_outside = convention.leaves_only and not leaf
+            row.note = _sharing(module, parameters.shared)
         row.calls += 1
-        if module.leaf or not convention.leaves_only:
-            for quantity, formula in convention.of_calls.items():
-                row.of_calls[quantity.name] = row.of_calls.get(quantity.name, 0.0) + formula(call)
-    entries = zip(priced, record.row_keys(), record.entries, strict=True)
-    for number, (price, key, entry) in enumerate(entries):
-        if price is None:
-            continue
-        row = rows.get(key)
-        if row is None:
-            operation = record.operations[entry.operation]
-            row = rows[key] = _Row(key[0], operation.name, is_module=False)
-            row.inputs = tuple(t.shape for t in operation.inputs)
-            row.outputs = tuple(o.tensor.shape for o in operation.outputs)
-            first[key] = (number, 1, 0)
-        if not row.is_module:
-            row.calls += 1
-        row.add(price)
+        leaves.append(row if leaf else None)
+        if of_calls and (leaf or not convention.leaves_only):
+            for quantity, formula in of_calls.items():
+                row.add_of_call(quantity.name, formula(call))
+    outside = _fill(record, priced, leaves, is_joined and record.measurement is None)
+    others: dict[RowKey, _Row] = {}
     for measured in record.measurement.rows if record.measurement is not None else ():
-        key = (measured.path, measured.operation, measured.ordinal)
-        if key not in rows:
-            rows[key] = _Row(measured.path, measured.operation, note="measured only", is_module=bool(not key[1]))
-        rows[key].seconds = measured.seconds
+        path, name, ordinal = key = (measured.path, measured.operation, measured.ordinal)
+        found = outside.get((path, name), {}).get(ordinal) if name or ordinal else modules.get(path)
+        if found is None:
+            found = others.setdefault(key, _Row(path, name, note="measured only", is_module=not name))
+        found.seconds = measured.seconds
     if record.failed_call is not None:
-        failed = rows.get((record.modules[record.calls[record.failed_call].module].path, "", 0))
+        failed = modules.get(record.modules[record.calls[record.failed_call].module].path)
         if failed is not None:
             failed.ran, failed.note = False, failed.note or "failed"
-    for module in record.modules:
-        if module.path not in ran and module.same_as is None and owned[module.path]:
-            row = _Row(module.path, module.kind, params=owned[module.path], note="not run", ran=False)
-            rows[module.path, "", 0] = row
+    called = {call.module for call in record.calls}
+    idle = [m for number, m in enumerate(record.modules) if number not in called and owned.get(m.path)]
+    ran = {record.modules[number].path for number in called} if idle else set()
+    for module in idle:
+        path = module.path
+        if path not in ran and module.same_as is None:
+            others[path, "", 0] = _Row(path, module.kind, params=owned[path], note="not run", ran=False)
     if convention.leaves_only:
         place = {module.path: module.registered for module in record.modules if module.registered is not None}
-        kept = [row for row in rows.values() if row.is_module]
+        kept = [row for row in (*modules.values(), *others.values()) if row.is_module]
         return sorted(kept, key=lambda row: place.get(row.module, len(record.modules)))
-    last = (len(record.entries) + 1, 0, 0)
-    return [rows[key] for key in sorted(rows, key=lambda key: first.get(key, last))]
+    rows = [*modules.values(), *(row for found in outside.values() for row in found.values())]
+    rows.sort(key=lambda row: row.first)
+    return [*rows, *others.values()]
+
+
+def _fill(
+    record: Record, priced: Prices, leaves: Sequence[_Row | None], is_joined: bool
+) -> dict[tuple[str, str], dict[int, _Row]]:
+    """Give each entry's price to its row, see `Record.row_keys`.
+
+    Return the rows of what ran outside of leaves, by path and operation, then by ordinal; of a path where `is_joined`.
+    """
+    operations, calls, span = record.operations, record.calls, len(record.calls) + 1
+    outside: dict[tuple[str, str], dict[int, _Row]] = {}
+    seen: dict[tuple[int, str], int] = {}
+    shapes: dict[int, tuple[tuple[Shape, ...], tuple[Shape, ...]]] = {}  # of each operation: inputs and outputs
+    for number, (price, entry) in enumerate(zip(priced, record.entries, strict=True)):
+        row = leaves[entry.call]
+        if row is None:
+            operation, ordinal = operations[entry.operation], 0
+            name = "" if is_joined else operation.name
+            if not is_joined:
+                place = entry.call, name
+                ordinal = seen.get(place, 0)
+                seen[place] = ordinal + 1
+            if price is None:
+                continue
+            path = record.modules[calls[entry.call].module].path
+            rows = outside.get((path, name))
+            if rows is None:
+                rows = outside[path, name] = {}
+            row = rows.get(ordinal)
+            if row is None:
+                shown = shapes.get(entry.operation)
+                if shown is None:
+                    shown = shapes[entry.operation] = (
+                        tuple(tensor.shape for tensor in operation.inputs),
+                        tuple(output.tensor.shape for output in operation.outputs),
+                    )
+                row = rows[ordinal] = _Row(path, name, *shown, (number + 1) * span - 1, is_module=False)
+            row.calls += 1
+        if price is not None:
+            row.prices.append(price)
+    return outside
 
 
 def _sharing(module: ModuleInfo, shared: dict[str, str]) -> str:
@@ -276,27 +333,58 @@ def _sharing(module: ModuleInfo, shared: dict[str, str]) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _shapes(shapes: tuple[Shape, ...], skip_batch: bool) -> str:
-    """Write shapes as `1x3x224x224`, several apart by a comma; torchstat shows the first one, without the batch."""
-    if skip_batch:
-        return "x".join(map(str, shapes[0][1:])) if shapes else ""
+def _shapes(shapes: tuple[Shape, ...]) -> str:
+    """Write shapes as `1x3x224x224`, several apart by a comma."""
     return ", ".join("x".join(map(str, shape)) or "scalar" for shape in shapes)
+
+
+_MODULE = Column("module", "module", text=True, weight=100)
+_KIND = Column("kind", "kind", text=True, weight=60)
+_OPERATION = Column("operation", "operation", text=True, weight=100)
+_CALLS = Column("calls", "calls", weight=10)
+_INPUT_SHAPE = Column("input_shape", "input shape", text=True, weight=20)
+_OUTPUT_SHAPE = Column("output_shape", "output shape", text=True, weight=70)
+_PARAMS = Column("params", "params", weight=90)
+_SECONDS = Column("seconds_measured", "seconds", "s", weight=65)
+_COUNTS = [Column(name, name, weight=1) for name in COUNTS]
+_NOTE = Column("note", "note", text=True, weight=40)
 
 
 def by_layer(record: Record, convention: Convention, phase: str | None = None) -> Table:
     """Return one row a leaf module and one for each operation that ran outside of one."""
     priced = prices_of_entries(record, convention, phase)
-    rows = _layer_rows(record, convention, priced)
-    columns = [Column("module", "module", text=True, weight=100)]
-    if not convention.leaves_only:
-        columns.append(Column("kind", "kind", text=True, weight=60))
-        columns.append(Column("calls", "calls", weight=10))
-    columns += [
-        Column("input_shape", "input shape", text=True, weight=20),
-        Column("output_shape", "output shape", text=True, weight=70),
-        Column("params", "params", weight=90),
-    ]
-    return _table(record, convention, priced, "by layer", rows, columns, phase)
+    parameters = _Parameters(record)
+    rows = _layer_rows(record, convention, priced, parameters)
+    if convention.leaves_only:
+        columns, cells = [_MODULE, _INPUT_SHAPE, _OUTPUT_SHAPE, _PARAMS], _cells_of_leaf
+    else:
+        columns, cells = [_MODULE, _KIND, _CALLS, _INPUT_SHAPE, _OUTPUT_SHAPE, _PARAMS], _cells_of_layer
+    return _table(record, convention, priced, parameters, "by layer", rows, columns, cells, phase)
+
+
+def _cells_of_layer(row: _Row) -> dict[str, Cell]:
+    return {
+        "module": row.module,
+        "kind": row.kind,
+        "calls": row.calls,
+        "input_shape": _shapes(row.inputs),
+        "output_shape": _shapes(row.outputs),
+        "params": row.params,
+    }
+
+
+def _cells_of_leaf(row: _Row) -> dict[str, Cell]:
+    """As torchstat has them: the first shape, without the batch."""
+    inputs, outputs = ("x".join(map(str, shapes[0][1:])) if shapes else "" for shapes in (row.inputs, row.outputs))
+    return {"module": row.module, "input_shape": inputs, "output_shape": outputs, "params": row.params}
+
+
+def _cells_of_module(row: _Row) -> dict[str, Cell]:
+    return {"module": row.module, "kind": row.kind, "params": row.params}
+
+
+def _cells_of_operation(row: _Row) -> dict[str, Cell]:
+    return {"operation": row.kind, "calls": row.calls}
 
 
 def by_operation(record: Record, convention: Convention, phase: str | None = None) -> Table:
@@ -307,13 +395,16 @@ def by_operation(record: Record, convention: Convention, phase: str | None = Non
         if price is None:
             continue
         name = record.operations[entry.operation].name
-        row = rows.setdefault(name, _Row("", name, is_module=False))
+        row = rows.get(name)
+        if row is None:
+            row = rows[name] = _Row("", name, is_module=False)
         row.calls += 1
-        row.add(price)
+        row.prices.append(price)
     weight = [quantity.name for quantity in convention.quantities]
-    ordered = sorted(rows.values(), key=lambda row: [-row.amounts.get(name, 0) for name in weight])
-    columns = [Column("operation", "operation", text=True, weight=100), Column("calls", "calls", weight=50)]
-    return _table(record, convention, priced, "by operation", ordered, columns, phase)
+    sums = {name: _Sums(row.prices).amounts for name, row in rows.items()}
+    ordered = sorted(rows.values(), key=lambda row: [-sums[row.kind].get(name, 0) for name in weight])
+    columns, cells = [_OPERATION, Column("calls", "calls", weight=50)], _cells_of_operation
+    return _table(record, convention, priced, _Parameters(record), "by operation", ordered, columns, cells, phase)
 
 
 def by_module(record: Record, convention: Convention, depth: int = 1, phase: str | None = None) -> Table:
@@ -321,94 +412,104 @@ def by_module(record: Record, convention: Convention, depth: int = 1, phase: str
     kinds = {module.path: module.kind for module in record.modules}
     rows: dict[str, _Row] = {}
     priced = prices_of_entries(record, convention, phase)
-    for layer in _layer_rows(record, convention, priced):
-        path = ".".join(layer.module.split(".")[:depth]) if depth else ""
-        row = rows.setdefault(path, _Row(path, kinds.get(path, "")))
-        row.join(layer)
-    columns = [
-        Column("module", "module", text=True, weight=100),
-        Column("kind", "kind", text=True, weight=60),
-        Column("params", "params", weight=90),
-    ]
-    return _table(record, convention, priced, f"by module to depth {depth}", list(rows.values()), columns, phase)
+    parameters = _Parameters(record)
+    for layer in _layer_rows(record, convention, priced, parameters, is_joined=True):
+        path = layer.module
+        if path.count(".") >= depth:
+            path = ".".join(path.split(".", depth)[:depth])
+        row = rows.get(path)
+        if row is None:
+            rows[path] = layer.begin(path, kinds.get(path, ""))
+        else:
+            row.join(layer)
+    view, columns = f"by module to depth {depth}", [_MODULE, _KIND, _PARAMS]
+    found = list(rows.values())
+    return _table(record, convention, priced, parameters, view, found, columns, _cells_of_module, phase)
 
 
 def _table(
     record: Record,
     convention: Convention,
     priced: Prices,
+    parameters: _Parameters,
     view: str,
     rows: list[_Row],
     columns: list[Column],
+    cells: Callable[[_Row], dict[str, Cell]],
     phase: str | None,
 ) -> Table:
-    by_kind = columns[0].name == "operation"
+    """Return the table of `rows`, whose first `columns` hold what `cells` gives."""
+    given, by_kind, has_counts = len(columns), columns[0] is _OPERATION, not convention.leaves_only
+    has_note = has_counts and not by_kind
     of_calls = () if by_kind else tuple(convention.of_calls)
-    weights = {quantity.name: 80 - 5 * place for place, quantity in enumerate(convention.quantities)}
     columns = columns + [Column(q.name, q.title, q.unit, weight=30) for q in of_calls]
-    columns += [Column(q.name, q.title, q.unit, weight=weights[q.name]) for q in convention.quantities]
+    columns += _quantity_columns(convention.quantities)
     measured = record.measurement is not None and not by_kind
     run = record.step or f"{record.mode} mode"
     run += f", autocast {record.autocast}" if record.autocast is not None else ""
     if phase is not None:
         run = f"{phase} of the {run}" if record.step else f"{run}, {phase}"
     if measured:
-        columns += [
-            Column("seconds_measured", "seconds", "s", weight=65),
-            Column("duration_percent", "duration[%]" if convention.exact else "duration", "%", weight=66),
-        ]
-    if not convention.leaves_only:
-        columns += [Column(name, name, weight=1) for name in COUNTS]
-        if not by_kind:
-            columns.append(Column("note", "note", text=True, weight=40))
+        share = "duration[%]" if convention.exact else "duration"
+        columns += [_SECONDS, Column("duration_percent", share, "%", weight=66)]
+    if has_counts:
+        columns += _COUNTS
+    if has_note:
+        columns.append(_NOTE)
     all_seconds = sum(row.seconds for row in rows)
-    cells: list[dict[str, Cell]] = []
-    names = [column.name for column in columns]
-    for row in rows:
-        values: dict[str, Cell] = {
-            "module": row.module,
-            "kind": row.kind,
-            "operation": row.kind,
-            "calls": row.calls,
-            "input_shape": _shapes(row.inputs, convention.leaves_only),
-            "output_shape": _shapes(row.outputs, convention.leaves_only),
-            "params": row.params,
-            "seconds_measured": row.seconds,
-            "duration_percent": 100 * row.seconds / all_seconds if all_seconds else 0.0,
-            "note": row.note,
-        }
-        for quantity in of_calls:
-            values[quantity.name] = row.of_calls.get(quantity.name, 0.0) if row.ran or row.operations else None
-        for quantity in convention.quantities:
-            values[quantity.name] = row.amount(quantity.name)
-        values |= row.counts()
-        cells.append({name: values[name] for name in names})
-    total = totals(record, convention, priced=priced)
+    quantities = [quantity.name for quantity in convention.quantities]
+    blank: dict[str, Cell] = {column.name: "" if column.text else None for column in columns[given:]}
+    no_counts = _Sums([]).counts() if has_counts else {}
+    # By the prices in a row, which many have the same of: the cells that follow from them, and whether all are free.
+    known: dict[int | tuple[int, ...], tuple[dict[str, Cell], bool]] = {}
+    of_rows: list[dict[str, Cell]] = []
+    free: list[int] = []
+    for index, row in enumerate(rows):
+        prices = row.prices
+        key = id(prices[0]) if len(prices) == 1 else tuple(map(id, prices))
+        found = known.get(key)
+        if found is None:
+            sums = _Sums(prices)
+            counts = sums.counts() if has_counts else {}
+            found = known[key] = blank | sums.cells(quantities) | counts, list(sums.states) == ["free"]
+        by_price, is_free = found
+        has_run = row.ran or bool(prices)
+        values = cells(row)
+        values |= by_price if has_run and not row.is_outside else blank | no_counts
+        if has_run:
+            for quantity in of_calls:
+                values[quantity.name] = (row.of_calls or {}).get(quantity.name, 0.0)
+        if measured:
+            values["seconds_measured"] = row.seconds
+            values["duration_percent"] = 100 * row.seconds / all_seconds if all_seconds else 0.0
+        if row.note and has_note:
+            values["note"] = row.note
+        of_rows.append(values)
+        if is_free and not row.is_module and not row.seconds:  # of a real run: what it took is in the total
+            free.append(index)
+    total = _totals(record, convention, priced, parameters)
     remarks = notes(record, convention, total, priced, by_phase=phase is None)
     # `calls` has no total: rows of free operations, which text leaves out, would be in it.
     total |= {
         "seconds_measured": all_seconds,
         "duration_percent": 100.0 if all_seconds else 0.0,
     }
-    free = frozenset(
-        index
-        for index, row in enumerate(rows)
-        if not row.is_module
-        and row.free
-        and row.free == row.operations
-        and not row.seconds  # of a real run: what it took is in the total
-    )
     return Table(
         title=f"{record.model}, {view}, convention {convention.name}, {run}, batch {record.batch}",
         convention=convention.name,
         columns=tuple(columns),
-        rows=cells,
+        rows=of_rows,
         total={column.name: total.get(column.name, "total" if column is columns[0] else "") for column in columns},
         notes=remarks,
         exact=convention.exact,
-        free_rows=free,
-        operation_rows=frozenset(index for index, row in enumerate(rows) if not row.is_module),
+        free_rows=frozenset(free),
+        operation_rows=frozenset([index for index, row in enumerate(rows) if not row.is_module]),
     )
+
+
+@functools.lru_cache(maxsize=16)
+def _quantity_columns(quantities: tuple[Quantity, ...]) -> list[Column]:
+    return [Column(q.name, q.title, q.unit, weight=80 - 5 * place) for place, q in enumerate(quantities)]
 
 
 def notes(
@@ -439,12 +540,13 @@ def notes(
 
 def _phases(record: Record, convention: Convention, priced: Prices) -> str:
     """Return the first two quantities of each phase in one line."""
-    sums: dict[str, Counter[str]] = {}
+    found: dict[str, list[Price]] = {}
     for price, entry in zip(priced, record.entries, strict=True):
         if price is not None:
-            sums.setdefault(entry.phase, Counter()).update(price.amounts)
+            found.setdefault(entry.phase, []).append(price)
+    sums = {phase: _Sums(prices).amounts for phase, prices in found.items()}
     shown = convention.quantities[:2]
-    parts = (f"{phase} {', '.join(f'{found[q.name]:,} {q.title}' for q in shown)}" for phase, found in sums.items())
+    parts = (f"{phase} {', '.join(f'{of.get(q.name, 0):,} {q.title}' for q in shown)}" for phase, of in sums.items())
     return f"by phase: {'; '.join(parts)}"
 
 

@@ -381,6 +381,7 @@ def test_a_step_on_meta_is_what_torch_dispatches(name: str) -> None:
     assert [seen(line) for line in ran(Ledger(found.record))] == [seen(dtypes(line)) for line in reference]
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch's, once a process
 @pytest.mark.parametrize("name", NETS)
 def test_inference_on_meta_is_inference_for_real(name: str) -> None:
     same(NETS[name](), given_to(name), training=False)

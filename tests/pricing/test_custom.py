@@ -91,6 +91,19 @@ def test_registered_rule_holds_for_every_ledger(tmp_path: Path) -> None:
             assert table.total["flops"] == 7 + 12
 
 
+def test_rule_that_comes_or_goes_later_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = analyze(Pairs(), (3, 4))
+    ruled = Ledger(plain.record, rules={NAME: lambda operation: {"flops": 5}})
+    assert plain.unknown == {NAME: 1}, "kept as unknown"
+    assert (ruled.unknown, amounts(ruled)[1], plain.unknown) == ({}, 5, {NAME: 1})
+    with monkeypatch.context() as patch:
+        patch.setitem(custom._registered, NAME, lambda operation: {"flops": 7})
+        assert (plain.unknown, amounts(plain)[1], amounts(ruled)[1]) == ({}, 7, 5)
+        patch.setitem(custom._registered, NAME, lambda operation: {"flops": 8})
+        assert amounts(plain)[1] == 8, "a user's rule may change: nothing of it is kept"
+    assert (plain.unknown, Ledger(plain.record).unknown) == ({NAME: 1}, {NAME: 1})
+
+
 def test_rules_of_one_ledger_are_not_saved(tmp_path: Path) -> None:
     analyze(Pairs(), (3, 4), rules={NAME: lambda operation: {"flops": 7}}).save(tmp_path / "net.json")
     assert Ledger.load(tmp_path / "net.json").unknown == {NAME: 1}

@@ -34,6 +34,7 @@ from torchledger.capture.scopes import Modules, Scopes, walk
 from torchledger.capture.shapes import MEMO
 from torchledger.capture.step import loss_of, step
 from torchledger.capture.twins import Copies, Twins
+from torchledger.capture.waiting import Waiting
 from torchledger.errors import UserError
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import ParameterInfo, Record, StorageKind
@@ -118,8 +119,10 @@ def capture(
         scopes = Scopes(modules, record)
         recorder = Recorder(record, scopes, stand_ins, None if real else MEMO, synchronize)
         recorder.wholes = WHOLE
-        _list_state(modules, record, recorder)
-        lazy = _watch_lazy(modules, recorder)
+        if isinstance(stand_ins, Twins):
+            stand_ins.looked_at.append(functools.partial(_arrived, recorder))
+        lazy = _list_state(modules, record, recorder)
+        _watch_lazy(lazy, modules, recorder)
         args, kwargs = mapped((args, dict(kwargs)), stand_ins.of)
         for tensor in tensors_in((args, kwargs)):
             if tensor.layout == torch.strided:
@@ -127,8 +130,7 @@ def capture(
         recorder.know(tensor for tensor in stand_ins.made if not _is_unset(tensor))
         if isinstance(stand_ins, Twins):
             for tensor, twin in stand_ins.pairs:
-                if _has_plain_values(tensor):
-                    recorder.known.lend(twin, tensor)
+                _lend(recorder, tensor, twin)
         # A model on meta shall think that it is on the CPU.
         door = FrontDoor(recorder, torch.device("cpu") if device.type == "meta" else device, casts)
         error: BaseException | None = None
@@ -186,8 +188,8 @@ def ready(
         put_back(),
         torch.inference_mode(False),
         torch.set_grad_enabled(gradients),
-        without_meta(m for _, m in modules.values()),
-        Swapped([*(m for _, m in modules.values()), *given], stand_ins),
+        Swapped([*(m for _, m in modules.values()), *given], stand_ins) as held,
+        without_meta(held.kinds, held.functions),
     ):
         if mode != "as_is":
             wanted = mode == "train"
@@ -278,6 +280,17 @@ def state_of(modules: Modules) -> list[torch.Tensor]:
     return [tensor for holder in holders for tensor in holder.values() if tensor is not None]
 
 
+def _arrived(recorder: Recorder, tensor: torch.Tensor, twin: torch.Tensor) -> None:
+    """Have the recorder know the twin of a tensor that somebody looked at."""
+    recorder.arrived(tensor, twin)
+    _lend(recorder, tensor, twin)
+
+
+def _lend(recorder: Recorder, tensor: torch.Tensor, twin: torch.Tensor) -> None:
+    if _has_plain_values(tensor):
+        recorder.known.lend(twin, tensor)
+
+
 def _has_plain_values(tensor: torch.Tensor) -> bool:
     """Whether a tensor of the user's holds whole numbers or bools: masks, ids, lengths."""
     dtype = tensor.dtype
@@ -288,8 +301,12 @@ def _has_plain_values(tensor: torch.Tensor) -> bool:
 
 def home(modules: Modules, inputs: Any) -> torch.device:
     """Return where a model lives: with its first parameter or buffer, else with its first input."""
-    tensors = (*state_of(modules), *tensors_in(inputs))
-    return next((tensor.device for tensor in tensors if not is_lazy(tensor)), torch.device("cpu"))
+    holders = (holder for _, m in modules.values() for holder in (m._parameters, m._buffers))
+    state = (tensor for holder in holders for tensor in holder.values() if tensor is not None)
+    found = next((tensor.device for tensor in state if not is_lazy(tensor)), None)
+    if found is None:
+        found = next((tensor.device for tensor in tensors_in(inputs) if not is_lazy(tensor)), None)
+    return torch.device("cpu") if found is None else found
 
 
 def _places(modules: Modules) -> dict[int, list[int]]:
@@ -311,18 +328,38 @@ def _held(module: nn.Module) -> list[tuple[StorageKind, torch.Tensor]]:
     return [(kind, tensor) for kind, tensor in found if tensor is not None]
 
 
-def _list_state(modules: Modules, record: Record, recorder: Recorder | None = None) -> None:
-    """Fill in parameters and buffers, each under its first path; with a recorder, book their storages as alive."""
+def _list_state(modules: Modules, record: Record, recorder: Recorder | None = None) -> list[nn.Module]:
+    """Fill in parameters and buffers, each under its first path; with a recorder, book their storages as alive.
+
+    Return the lazy modules: what holds a tensor without sizes.
+    """
+    lazy: dict[int, nn.Module] = {}
     kinds: tuple[tuple[StorageKind, str, list[ParameterInfo]], ...]
     kinds = (("parameter", "_parameters", record.parameters), ("buffer", "_buffers", record.buffers))
     for kind, attribute, listed in kinds:
         listed.clear()
         owners: dict[int, str] = {}
         for module_path, module in modules.values():
-            for name, tensor in getattr(module, attribute).items():
+            held = getattr(module, attribute)
+            if not held:
+                continue
+            prefix = f"{module_path}." if module_path else ""
+            if recorder is not None and type(held) is Waiting and held.is_waiting:
+                start = len(listed)
+                # Each is alone with its storage, so that it has one owner.
+                for (name, tensor), layout in zip(held.real.items(), held.layouts, strict=True):
+                    if tensor is not None and layout is not None:
+                        size, _, of = layout
+                        recorder.expect(tensor, held.bytes[len(listed) - start], kind, len(listed))
+                        at = prefix + name
+                        listed.append(ParameterInfo(at, module_path, tuple(size), dtype_name(of), tensor.requires_grad))
+                if kind == "parameter":
+                    held.places = range(start, len(listed))
+                continue
+            for name, tensor in held.items():
                 if tensor is None:
                     continue
-                path = f"{module_path}.{name}" if module_path else name
+                path = prefix + name
                 unset = _is_unset(tensor)
                 owner = owners.setdefault(id(tensor), path)
                 shared = None if owner == path else owner
@@ -330,11 +367,13 @@ def _list_state(modules: Modules, record: Record, recorder: Recorder | None = No
                 place = len(listed)
                 dtype = dtype_name(tensor.dtype)
                 listed.append(ParameterInfo(path, module_path, shape, dtype, tensor.requires_grad, shared))
-                if recorder is None or unset or tensor.layout is not torch.strided:
-                    continue
-                if shared is None:
-                    recorder.routes.own(tensor, place if kind == "parameter" else None)
-                recorder.born(tensor, kind, place)
+                if unset:
+                    lazy[id(module)] = module
+                elif recorder is not None and tensor.layout is torch.strided:
+                    if shared is None:
+                        recorder.routes.own(tensor, place if kind == "parameter" else None)
+                    recorder.born(tensor, kind, place)
+    return list(lazy.values())
 
 
 _SET = (torch.Tensor, nn.Parameter)  # what has its sizes
@@ -344,16 +383,14 @@ def _is_unset(tensor: torch.Tensor) -> bool:
     return type(tensor) not in _SET and is_lazy(tensor)
 
 
-def _watch_lazy(modules: Modules, recorder: Recorder) -> bool:
-    """Have lazy modules initialise themselves unbooked, as if they had been so before; return whether there are any."""
-    lazy = [module for _, module in modules.values() if any(_is_unset(tensor) for _, tensor in _held(module))]
+def _watch_lazy(lazy: list[nn.Module], modules: Modules, recorder: Recorder) -> None:
+    """Have lazy modules initialise themselves unbooked, as if they had been so before."""
     places = _places(modules) if lazy else {}
     for module in lazy:
         initialise = getattr(module, "initialize_parameters", None)
         if initialise is not None:
             run = functools.partial(_initialise, module, initialise, recorder, places[id(module)])
             module.__dict__["initialize_parameters"] = run
-    return bool(lazy)
 
 
 def _initialise(

@@ -14,7 +14,6 @@ from types import CellType, FunctionType, ModuleType
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
 
 from torchledger.inputs import tensors_in
 
@@ -22,16 +21,14 @@ Cache: TypeAlias = "functools._lru_cache_wrapper[Any]"
 _found: dict[str, tuple[ModuleType, list[Cache]]] = {}  # by name of a Python module; what was found in it stays
 
 
-_FUNCTIONS = (FunctionType, functools._lru_cache_wrapper)  # by type: some objects raise when they are asked
-
-
 @contextlib.contextmanager
-def without_meta(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Empty each cache that has taken up meta tensors when the block is left, of the model's code or held by it."""
-    modules = list(modules)
-    attributes = [value for module in modules for value in vars(module).values() if type(value) in _FUNCTIONS]
-    held = [cache for value in attributes for cache in _inside(value)]
-    written = [cache for name in _files(modules) for cache in _caches_of(name)]
+def without_meta(kinds: Iterable[type], functions: Iterable[Any]) -> Iterator[None]:
+    """Empty each cache that has taken up meta tensors when the block is left.
+
+    Looked at are those in the code of classes of modules, `kinds`, and `functions` that hang on the model.
+    """
+    held = [cache for value in functions for cache in _inside(value)]
+    written = [cache for name in _files(kinds) for cache in _caches_of(name)]
     caches = {id(cache): cache for cache in (*held, *written)}.values()
     misses = [cache.cache_info().misses for cache in caches]
     try:
@@ -42,10 +39,9 @@ def without_meta(modules: Iterable[nn.Module]) -> Iterator[None]:
                 cache.cache_clear()
 
 
-def _files(modules: Iterable[nn.Module]) -> set[str]:
+def _files(kinds: Iterable[type]) -> set[str]:
     """Return the names of the Python modules that a model's classes were written in, without torch's."""
-    classes = {kind for module in modules for kind in type(module).__mro__}
-    names = {kind.__module__ for kind in classes}
+    names = {base.__module__ for kind in set(kinds) for base in kind.__mro__}
     return {name for name in names if name != "torch" and not name.startswith("torch.")}
 
 

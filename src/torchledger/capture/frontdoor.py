@@ -44,9 +44,15 @@ class FrontDoor(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
         if not torch._C._is_any_autocast_enabled() and self.autocast.device is None:
-            return self._answer(func, args, kwargs)
+            if kwargs or func in _TABLE:
+                return self._answer(func, args, kwargs or {})
+            try:
+                return func(*args)
+            except Exception as error:
+                note(error, "function", self._failed(func, args, {}))
+                raise
+        kwargs = kwargs or {}
         with self.casting():
             return self._answer(func, args, kwargs)
 
@@ -124,7 +130,9 @@ def _set_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, i
     parts = index if isinstance(index, tuple) else (index,)
     plain = all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts)
     if tensor.is_meta and plain and isinstance(value, (bool, int, float)):
-        target, number = tensor[index], torch.tensor(value, dtype=tensor.dtype)
+        target, number = tensor[index], door.recorder.constant(value, tensor.dtype)
+        if number is None:
+            number = torch.tensor(value, dtype=tensor.dtype)
         if target.dim():
             target.fill_(number)
         else:
@@ -135,6 +143,11 @@ def _set_item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor, i
 
 def _new_tensor(door: FrontDoor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Make a constant; torch copies its values without an operation."""
+    is_plain = len(args) == 1 and type(args[0]) in (int, float, bool) and kwargs.keys() <= {"dtype", "device"}
+    if is_plain and kwargs.get("device") in (None, "cpu", _CPU):
+        number = door.recorder.constant(args[0], kwargs.get("dtype"))
+        if number is not None:
+            return number
     made = func(*args, **kwargs)
     if made.is_meta:
         door.recorder.know([made])
@@ -197,6 +210,13 @@ def _with_values(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor
         value = tensor
     with _disable_current_modes() if not value.is_meta else contextlib.nullcontext():  # torch refuses under a mode
         return func(value, *args, **kwargs)
+
+
+def _item(door: FrontDoor, func: Callable[..., Any], tensor: torch.Tensor) -> Any:
+    """Answer at once where the number is known: an optimizer asks for the steps of each parameter."""
+    with torch._C.DisableTorchFunction():
+        number = door.recorder.known_item(tensor)
+    return func(tensor) if number is None else number
 
 
 def _value(door: FrontDoor, tensor: torch.Tensor, to_write: bool = False) -> torch.Tensor | None:
@@ -335,6 +355,7 @@ _TABLE: dict[Any, Callable[..., Any]] = {
     torch.Tensor.__format__: _format,
     torch.tensor_split: _tensor_split,
     torch.Tensor.tensor_split: _tensor_split,
+    torch.Tensor.item: _item,
     torch.Tensor.tolist: _with_values,
     torch.Tensor.numpy: _with_values,
     torch.Tensor.__array__: _with_values,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import random
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from sys import getrefcount
 from types import BuiltinFunctionType, EllipsisType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
@@ -16,19 +18,30 @@ from torch import nn
 
 from torchledger.capture.interrupts import uninterrupted
 from torchledger.capture.twins import Copies, Twins, gradient_hooks
+from torchledger.capture.waiting import Waiting
 
 # What can hold nothing of the user's that changes in place, or is twinned on its own: most values that a module has.
 _TENSORS = (torch.Tensor, nn.Parameter)
 _DICTS = (dict, OrderedDict)
-_PLAIN = frozenset(
+_NOTHING = frozenset(
     {int, float, bool, complex, str, bytes, NoneType, EllipsisType, torch.Size, torch.dtype, torch.device}
-    | {*_TENSORS, FunctionType, BuiltinFunctionType, ModuleType, type}
+    | {BuiltinFunctionType, ModuleType, type}
 )
+_PLAIN = _NOTHING | {*_TENSORS}
+# What nn.Module itself puts into each module: first its own attributes, in this order; most are hooks, and empty.
+_NEW = vars(nn.Module())
+_NAMES = tuple(_NEW)
+_STATE = ("_parameters", "_buffers")
+_INNER = (*_STATE, "_modules")
+_EMPTIES = frozenset({dict, OrderedDict, set})
+_inner_of = operator.itemgetter(*_INNER)
+_hooks_of = operator.itemgetter(*(name for name in _NAMES if type(_NEW[name]) in _EMPTIES and name not in _INNER))
 # Objects of these packages lead out of the model, to what the whole process shares.
 _FOREIGN = frozenset(
     "logging threading _thread io _io multiprocessing concurrent asyncio socket queue weakref _weakref".split()
 )
 _SET_ATTRIBUTE: Any = nn.Module.__setattr__
+_CACHED = functools._lru_cache_wrapper
 _LARGEST_ARRAY = 1 << 22  # elements: larger numpy arrays are data sets rather than state, and are not copied
 
 
@@ -45,8 +58,16 @@ class Swapped:
         self._seen: set[int] = set()
         self._saved: list[tuple[Any, Any]] = []  # (dict, list, set, deque or array, a copy of it)
         self._empty: list[Any] = []  # plain dicts and sets with nothing in them: hooks for the most part
-        self._classes: list[tuple[nn.Module, type]] = []
+        self._modules: list[nn.Module] = []
+        self.kinds: list[type] = []  # the classes of modules
+        # Of modules: the dict, its keys, its values. Copies of the dicts would take far longer to allocate.
+        self._attributes: list[tuple[dict[str, Any], tuple[str, ...], tuple[Any, ...]]] = []
+        self.functions: list[Any] = []  # what hangs on the model and may have a cache
         self._held: list[tuple[dict[Any, Any], Any, torch.Tensor]] = []  # tensors in plain dicts: dict, key, tensor
+        # (attributes of a module, name, dict): state whose twins can wait. In a training step all is looked at.
+        self._waiting: list[tuple[dict[str, Any], str, dict[str, Any]]] = []
+        self._waits: list[Waiting] = []  # what stands for these
+        self._may_wait = isinstance(stand_ins, Twins) and not torch.is_grad_enabled()
         self._slots: list[tuple[Any, str, Any]] = []
         self._others: list[Callable[[], object]] = []  # what puts back random generators and scripted modules
 
@@ -67,9 +88,19 @@ class Swapped:
     def _restore(self) -> None:
         """Put everything back, each holder whatever happens to another; raise the first error at the end."""
         steps: list[Callable[[], object]] = []
-        for module, kind in self._classes:
-            if type(module) is not kind:
-                steps.append(functools.partial(object.__setattr__, module, "__class__", kind))
+        if list(map(type, self._modules)) != self.kinds:
+            for module, kind in zip(self._modules, self.kinds, strict=True):
+                if type(module) is not kind:
+                    steps.append(functools.partial(object.__setattr__, module, "__class__", kind))
+        for attributes, name, state in self._waiting:
+            attributes[name] = state
+        for waiting in self._waits:
+            waiting.end()
+        self._waiting.clear()
+        for attributes, names, values in self._attributes:
+            if tuple(attributes) != names or not all(map(operator.is_, attributes.values(), values)):
+                _put_back_dict(attributes, dict(zip(names, values, strict=True)))
+        self._attributes.clear()  # nobody but a module shall hold its dicts: the next run counts who does
         steps += [holder.clear for holder in self._empty if holder]
         steps += [functools.partial(_put_back, holder, content) for holder, content in self._saved]
         steps += [functools.partial(_put_back_slot, *slot) for slot in self._slots]
@@ -87,7 +118,7 @@ class Swapped:
     def _keep(self, roots: list[Any]) -> None:
         """Take down what `roots` and all that hangs on them hold. A loop with a stack of its own: objects nest deep."""
         pending = list(reversed(roots))
-        seen, saved, empty, held = self._seen, self._saved, self._empty, self._held
+        seen, saved, empty = self._seen, self._saved, self._empty
         while pending:
             value = pending.pop()
             kind = type(value)
@@ -97,36 +128,89 @@ class Swapped:
                 elif id(value) not in seen:
                     seen.add(id(value))
                     saved.append((value, value.copy()))
-                    for key, item in value.items():
-                        inner = type(item)
-                        if inner in _TENSORS:
-                            held.append((value, key, item))
-                        elif inner not in _PLAIN:
-                            if (inner is dict or inner is OrderedDict or inner is set) and not item:
-                                empty.append(item)  # hooks that there are none of
-                            elif inner is tuple:  # sizes for the most part
-                                pending += [part for part in item if type(part) not in _PLAIN]
-                            else:
-                                pending.append(item)
-                                if issubclass(inner, torch.Tensor):
-                                    held.append((value, key, item))
+                    self._look_into(value, value, pending)
             elif kind in _PLAIN or id(value) in seen:
                 continue
+            elif kind is FunctionType:
+                self.functions.append(value)
             elif kind.__setattr__ is _SET_ATTRIBUTE and not _slots_of(kind):  # a module of the common sort
                 seen.add(id(value))
-                self._classes.append((value, kind))
-                pending.append(value.__dict__)
+                self._modules.append(value)
+                self.kinds.append(kind)
+                attributes = value.__dict__
+                if id(attributes) not in seen:
+                    seen.add(id(attributes))
+                    self._take_down_module(attributes, pending)
             else:
                 seen.add(id(value))
+                if kind is _CACHED:
+                    self.functions.append(value)
                 # Some objects raise whatever one asks of them (a proxy whose target has gone): they stay as they are.
                 with contextlib.suppress(Exception):
                     pending += self._take_down(value, kind)
+
+    def _take_down_module(self, attributes: dict[str, Any], pending: list[Any]) -> None:
+        """Take down the attributes of a module of the common sort."""
+        names, values = tuple(attributes), tuple(attributes.values())
+        is_usual = names[: len(_NAMES)] == _NAMES
+        if is_usual:
+            hooks = _hooks_of(attributes)
+            is_usual = not any(hooks) and _EMPTIES.issuperset(map(type, hooks))
+        if not is_usual:
+            self._attributes.append((attributes, names, values))
+            self._look_into(attributes, names, pending)
+            return
+        self._empty += hooks
+        parameters, buffers, children = _inner_of(attributes)
+        # Held by nobody else than the module, what was taken down of it, this method and the call that counts.
+        if parameters and not (self._may_wait and getrefcount(parameters) == 4 and self._waits_for(attributes, 0)):
+            pending.append(parameters)
+        if buffers and not (self._may_wait and getrefcount(buffers) == 4 and self._waits_for(attributes, 1)):
+            pending.append(buffers)
+        if children:
+            pending.append(children)
+        self._attributes.append((attributes, names, values))
+        own = values[len(_NAMES) :]
+        if not _NOTHING.issuperset(map(type, own)):
+            self._look_into(attributes, names[len(_NAMES) :], pending)
+
+    def _waits_for(self, attributes: dict[str, Any], place: int) -> bool:
+        """Take down that the twins of a module's parameters, or buffers, may wait; return whether they may."""
+        state = attributes[_STATE[place]]
+        if type(state) is not dict or not _STATE_KINDS.issuperset(map(type, state.values())):
+            return False
+        self._seen.add(id(state))
+        self._waiting.append((attributes, _STATE[place], state))
+        return True
+
+    def _look_into(self, value: dict[Any, Any], keys: Iterable[Any], pending: list[Any]) -> None:
+        """Take down the tensors and empty holders among these items of a dict; what may hold more is `pending`."""
+        for key in keys:
+            item = value[key]
+            inner = type(item)
+            if inner in _NOTHING:
+                continue
+            if inner in _TENSORS:
+                self._held.append((value, key, item))
+            elif inner is tuple:  # sizes for the most part
+                if not _NOTHING.issuperset(map(type, item)):
+                    pending += item
+            elif inner in _EMPTIES:
+                if not item:
+                    self._empty.append(item)
+                else:
+                    pending.append(item)
+            else:
+                pending.append(item)
+                if issubclass(inner, torch.Tensor):
+                    self._held.append((value, key, item))
 
     def _take_down(self, value: Any, kind: type) -> list[Any]:
         """Take down one value of a rarer kind; return what to look into next."""
         inside: list[Any] = []
         if isinstance(value, nn.Module):
-            self._classes.append((value, kind))
+            self._modules.append(value)
+            self.kinds.append(kind)
             if isinstance(value, torch.jit.ScriptModule):
                 self._take_down_script(value)
         elif isinstance(value, (dict, list, set, deque, bytearray)):
@@ -211,11 +295,33 @@ class Swapped:
                     if issubclass(type(value), torch.Tensor):
                         with contextlib.suppress(NotImplementedError, RuntimeError):
                             type(content).__setitem__(holder, index, stand_in(value))
-        self._saved += [(hooks, dict(hooks)) for tensor, _ in self._stand_ins.pairs for hooks in gradient_hooks(tensor)]
         for holder, name, value in self._slots:
             if issubclass(type(value), torch.Tensor):
                 with contextlib.suppress(NotImplementedError, RuntimeError):
                     object.__setattr__(holder, name, stand_in(value))
+        for tensor, stand in self._stand_ins.pairs:
+            self._keep_hooks(tensor, stand)
+        if isinstance(self._stand_ins, Twins):
+            self._stand_ins.looked_at.append(self._keep_hooks)
+        states = [state for _, _, state in self._waiting]
+        stands = self._stand_ins.wait(states) if isinstance(self._stand_ins, Twins) else []
+        for (attributes, name, state), waiting in zip(self._waiting, stands, strict=True):
+            if waiting is not None:
+                attributes[name] = waiting  # the module's own dict stays as it is
+                self._waits.append(waiting)
+                continue
+            self._saved.append((state, state.copy()))
+            for key, tensor in state.items():
+                if tensor is not None:
+                    with contextlib.suppress(NotImplementedError, RuntimeError):
+                        state[key] = stand_in(tensor)
+                        self._keep_hooks(tensor, state[key])
+
+    def _keep_hooks(self, tensor: torch.Tensor, _: torch.Tensor) -> None:
+        self._saved += [(hooks, dict(hooks)) for hooks in gradient_hooks(tensor)]
+
+
+_STATE_KINDS = frozenset({*_TENSORS, NoneType})
 
 
 _EMPTY: Any = object()  # stands for what an empty slot holds

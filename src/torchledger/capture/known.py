@@ -11,6 +11,7 @@ never known. Three more kinds stand beside the known values:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -50,6 +51,7 @@ class Known:
         self.storages: set[int] = set()
         self.reasons: dict[str, None] = {}  # assumptions that something came to depend on
         self._real: dict[int, torch.UntypedStorage] = {}
+        self._numbers: dict[int, torch.Tensor] = {}  # those of these that are a scalar's: what holds it
         self._lent: dict[int, torch.Tensor] = {}
         self._uniform: dict[int, torch.Tensor] = {}  # a scalar
         self._assumed: dict[int, str] = {}
@@ -83,13 +85,15 @@ class Known:
         storage = tensor.untyped_storage()._cdata
         self.drop(storage)
         self._real[storage] = real.untyped_storage()
+        if not real.dim() and not tensor.dim() and real.dtype is tensor.dtype:
+            self._numbers[storage] = real
         self.storages.add(storage)
         if reason is not None:
             self._assumed[storage] = reason
 
     def put_uniform(self, tensor: torch.Tensor, value: Any, reason: str | None = None) -> None:
         """Take all of the storage of `tensor` to hold `value`."""
-        one = torch.full((), value, dtype=tensor.dtype)
+        one = _one(value, str(type(value)), tensor.dtype)
         storage = tensor.untyped_storage()._cdata
         self.drop(storage)
         self._uniform[storage] = one
@@ -101,7 +105,7 @@ class Known:
         """Forget what a storage held."""
         if storage in self.storages:
             self.storages.discard(storage)
-            for held in (self._real, self._lent, self._uniform, self._assumed):
+            for held in (self._real, self._numbers, self._lent, self._uniform, self._assumed):
                 held.pop(storage, None)
 
     def value(self, tensor: torch.Tensor, to_write: bool = False) -> torch.Tensor | None:
@@ -112,6 +116,9 @@ class Known:
         storage = tensor.untyped_storage()._cdata
         if storage not in self.storages:
             return None
+        number = self._numbers.get(storage)
+        if number is not None and not tensor.dim() and number.dtype is tensor.dtype:
+            return _seen_as(tensor, number)
         one = self._uniform.get(storage)
         if one is not None and one.dtype == tensor.dtype and not to_write:
             return _seen_as(tensor, one.expand(tensor.shape))
@@ -153,6 +160,11 @@ class Known:
         """Note that the run goes on as it does because of what `tensors` hold."""
         if (reason := self.reason(tensors)) is not None:
             self.reasons[reason] = None
+
+
+@functools.lru_cache(maxsize=256)  # zeros, for the most part; nobody writes to it
+def _one(value: Any, kind: str, dtype: torch.dtype) -> torch.Tensor:
+    return torch.full((), value, dtype=dtype)
 
 
 def _seen_as(tensor: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

@@ -108,29 +108,39 @@ def learn(func: Any) -> Kind:
     return kind
 
 
-def flatten(values: Any, tensors: list[torch.Tensor], key: list[Any]) -> bool:
-    """Append an operation's tensors, and to `key` what tells its output metadata; return whether all are meta."""
+def flatten(values: Any, tensors: list[torch.Tensor], storages: list[int], key: list[Any]) -> bool:
+    """Append an operation's tensors, and to `key` what tells its output metadata; return whether all are meta.
+
+    `storages` gets what identifies the storages of strided tensors.
+    """
     is_meta = True
     for value in values:
-        if isinstance(value, torch.Tensor):
+        kind = type(value)
+        if kind in _KEYED:
+            key += (kind, value)
+        elif isinstance(value, torch.Tensor):
             if not value.is_meta:
                 is_meta = False
             tensors.append(value)
             if value.layout is torch.strided:
+                storages.append(value.untyped_storage()._cdata)
                 key += (value.shape, value.stride(), value.dtype)
             else:
                 key.append(object())  # never the same again
         elif isinstance(value, (list, tuple)):
             if value and not isinstance(value[0], (int, float)):
                 key.append(len(value))
-                is_meta &= flatten(value, tensors, key)
+                is_meta &= flatten(value, tensors, storages, key)
             else:
                 key += (*map(type, value), *value, len(value))
         elif isinstance(value, _UNKEYED):
             key.append(None if isinstance(value, torch.Generator) else object())
         else:
-            key += (value.__class__, value)
+            key += (kind, value)
     return is_meta
+
+
+_KEYED = frozenset({int, float, bool, type(None), str, torch.dtype, torch.device, torch.layout, torch.memory_format})
 
 
 def sharing(tensors: list[torch.Tensor], storages: list[int]) -> Any:
@@ -152,8 +162,9 @@ def storages_of(tensors: list[torch.Tensor]) -> list[int]:
 
 def keyed(tensors: list[torch.Tensor]) -> list[Any]:
     key: list[Any] = []
-    flatten(tensors, [], key)
-    return [*key, sharing(tensors, storages_of(tensors))]
+    storages: list[int] = []
+    flatten(tensors, [], storages, key)
+    return [*key, sharing(tensors, storages)]
 
 
 def tensor_info(tensor: torch.Tensor) -> TensorInfo:
@@ -178,19 +189,29 @@ def arguments_of(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
 
     def plain(value: Any) -> object:
         nonlocal count
+        if type(value) in _NUMBERS:
+            return value
         if isinstance(value, torch.Tensor):
             count += 1
             return TensorRef(count - 1)
         if isinstance(value, (list, tuple)):
-            return tuple(plain(item) for item in value)
+            return tuple(value) if _NUMBERS.issuperset(map(type, value)) else tuple(plain(item) for item in value)
         if value is None or isinstance(value, (bool, int, float, complex, str)):
             return value
         return None if isinstance(value, _UNKEYED) else str(value).removeprefix("torch.")
 
-    given = dict(zip(kind.parameters, args, strict=False)) | kwargs
+    given = dict(zip(kind.parameters, args, strict=False))
+    given.update(kwargs)
     found = {name: plain(value) for name, value in given.items()}
-    defaults = {name: plain(value) for name, value in kind.defaults.items() if name not in found}
-    return {name: value for name, value in (found | defaults).items() if name not in _PLACES}
+    for name, value in kind.defaults.items():
+        if name not in found:
+            found[name] = plain(value)
+    for name in _PLACES:
+        found.pop(name, None)
+    return found
+
+
+_NUMBERS = frozenset({bool, int, float, type(None)})
 
 
 def unpacked(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

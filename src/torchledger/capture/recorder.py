@@ -22,6 +22,7 @@ from torchledger.capture.checks import CHECKS
 from torchledger.capture.corrections import CORRECTIONS
 from torchledger.capture.failures import note
 from torchledger.capture.known import Known, follow
+from torchledger.capture.leaf_rules import Unforeseen
 from torchledger.capture.operations import (
     KINDS,
     NO_OPERATION,
@@ -40,7 +41,7 @@ from torchledger.capture.operations import (
 from torchledger.capture.routing import Routes, choice_of
 from torchledger.capture.scopes import Scopes
 from torchledger.capture.shape_rules import RULES, corrects
-from torchledger.capture.shapes import Memo, Output, Template, classify
+from torchledger.capture.shapes import Holes, Memo, Nothing, Output, Template, classify
 from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import TABLES, Allocation, Entry, Operation, Phase, Record, StorageKind, TensorInfo
@@ -148,6 +149,7 @@ class Recorder(TorchDispatchMode):
         self.phase: Phase = "forward"
         self._silent = False
         self._allocations: dict[int, Allocation] = {}  # of storages alive
+        self._expected: dict[int, Allocation] = {}  # by id of a tensor of the user's that has no stand-in yet
         self.script_reads_lists = False  # x.tolist() in TorchScript: a copy on the CPU is read
         self.wholes: Mapping[Any, Callable[..., Any]] = {}  # by overload: what books it as one operation
 
@@ -185,6 +187,23 @@ class Recorder(TorchDispatchMode):
             allocation = Allocation(storage.nbytes(), born, None, kind, owner)
             self.record.allocations.append(allocation)
             self.watch(storage, allocation)
+
+    def expect(self, tensor: torch.Tensor, size: int, kind: StorageKind, owner: int) -> None:
+        """Book the storage, of `size` bytes, of a tensor of the user's as alive from the start.
+
+        The tensor has no stand-in yet, and may never get one.
+        """
+        allocation = self._expected[id(tensor)] = Allocation(size, 0, None, kind, owner)
+        self.record.allocations.append(allocation)
+
+    def arrived(self, tensor: torch.Tensor, stand_in: torch.Tensor) -> None:
+        """Know the stand-in of a tensor that waited for one."""
+        allocation = self._expected.pop(id(tensor), None)
+        if allocation is None:  # no module of the model's holds it
+            self.know([stand_in])
+        else:
+            self.watch(stand_in.untyped_storage(), allocation)
+            self.routes.own(stand_in, allocation.owner if allocation.kind == "parameter" else None)
 
     def keeps(self, given: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return a tensor of no elements whose life is that of what the last operation, of `given`, keeps."""
@@ -234,14 +253,15 @@ class Recorder(TorchDispatchMode):
 
     def watch(self, storage: torch.UntypedStorage, allocation: Allocation | None) -> None:
         """Know a storage by its address until it dies: the next one may get the same."""
+        address = storage._cdata
         life = _Life(storage, self._died)
         life.allocation = allocation
         life.record = self.record  # another one while the run steps aside
-        life.storage = storage._cdata
-        self._known.add(storage._cdata)
+        life.storage = address
+        self._known.add(address)
         self._lives.append(life)
         if allocation is not None:
-            self._allocations[storage._cdata] = allocation
+            self._allocations[address] = allocation
 
     def _died(self, life: _Life) -> None:
         if life.allocation is not None:
@@ -275,9 +295,10 @@ class Recorder(TorchDispatchMode):
             allocation is not None and allocation.kind in ("activation", "input") and storage not in self.known.storages
         )
 
-    def has_booked(self, storages: Iterable[int]) -> bool:
-        """Whether all of these storages are booked."""
-        return self._known.issuperset(storages)
+    def is_state(self, storage: int) -> bool:
+        """Whether a storage is that of a parameter or a buffer."""
+        allocation = self._allocations.get(storage)
+        return allocation is not None and allocation.kind in ("parameter", "buffer")
 
     def knows_any(self, storages: Iterable[int]) -> bool:
         """Whether the values of one of these storages are known."""
@@ -360,6 +381,35 @@ class Recorder(TorchDispatchMode):
                 self.routes.read(self.record.calls, self.scopes.current, tensor)
         return value
 
+    def known_item(self, tensor: torch.Tensor) -> Any:
+        """Return the number in a tensor of this run with one element; None where it is not known, or takes more."""
+        if self._twins is None or self._paused or not tensor.is_meta or tensor.layout is not torch.strided:
+            return None
+        if tensor.numel() != 1 or tensor.requires_grad:
+            return None
+        with torch._C._DisableTorchDispatch():
+            value = self.known.value(tensor)
+            number = None if value is None else value.item()
+        if value is not None:
+            self.known.rely_on([tensor])
+            if self.routes.is_on:
+                self.routes.read(self.record.calls, self.scopes.current, tensor)
+        return number
+
+    def constant(self, value: float, dtype: torch.dtype | None) -> torch.Tensor | None:
+        """Return a scalar whose value is known, as `torch.tensor` would make it; None where more than that happens."""
+        if self._twins is None or self._paused or self.routes.is_on:
+            return None
+        with _disable_current_modes():
+            real = torch.tensor(value, dtype=dtype, device=CPU)
+            twin = torch.empty((), dtype=real.dtype, device=META)
+        self.known.put(twin, real)
+        if self._silent:
+            self.know([twin])
+        else:
+            self.born(twin, "constant")
+        return twin
+
     def whole(
         self, name: str, tensors: list[torch.Tensor], arguments: dict[str, object], run: Callable[[], Any]
     ) -> list[torch.Tensor]:
@@ -393,7 +443,7 @@ class Recorder(TorchDispatchMode):
         kind = KINDS.get(func) or learn(func)
         if kind.name is None and args and is_lazy(args[0]):
             return func(*args, **kwargs)  # the .data of a lazy parameter, which has no shape yet
-        if self._comes_apart(kind):
+        if kind.composite and not self._paused:
             # Only inference mode lets these through whole; what they are made of is what the other modes run.
             book = self.wholes.get(func)
             with self:
@@ -407,22 +457,26 @@ class Recorder(TorchDispatchMode):
                 self._guard(kind, args, kwargs)
             return func(*args, **kwargs) if self._paused else self._run(func, kind, args, kwargs, None)
         tensors: list[torch.Tensor] = []
+        storages: list[int] = []
         key: list[Any] = [func, torch.get_default_dtype()]
-        is_meta = flatten(args, tensors, key)
+        is_meta = flatten(args, tensors, storages, key)
         if kwargs:
             key.extend(kwargs)
-            is_meta &= flatten(kwargs.values(), tensors, key)
+            is_meta &= flatten(kwargs.values(), tensors, storages, key)
         if not is_meta:
             args, kwargs = self._on_meta(kind, args, kwargs)
             return self._handle(func, args, kwargs)
-        if func in _BY_ADDRESS and kwargs.get("device") == CPU and not _from_python():
-            if func is _EMPTY:
-                return func(*args, **kwargs)  # and fills it, as TorchScript does for torch.tensor([1, 2])
-            if self.script_reads_lists:
-                return self._out(args[0])
         if kind.takes_device:
-            args, kwargs = self._on_meta(kind, args, kwargs)
-        storages = [tensor.untyped_storage()._cdata for tensor in tensors if tensor.layout is torch.strided]
+            if func in _BY_ADDRESS and kwargs.get("device") == CPU and not _from_python():
+                if func is _EMPTY:
+                    return func(*args, **kwargs)  # and fills it, as TorchScript does for torch.tensor([1, 2])
+                if self.script_reads_lists:
+                    return self._out(args[0])
+            if func is _EMPTY and args[0] == [0]:  # a batch norm's placeholder, which is not booked
+                placeholder = torch.empty_strided((0,), (1,), dtype=kwargs.get("dtype"), device=META)
+                self.know([placeholder])
+                return placeholder
+            args, kwargs = _with_device(kind, args, kwargs)
         if not self._known.issuperset(storages):
             # A constant from before the run; or, where other threads are about, what one of them has just made.
             is_index = kind.name is not None and kind.name.startswith("index")  # torch makes x[[0, 1]]'s index unseen
@@ -440,7 +494,9 @@ class Recorder(TorchDispatchMode):
             or self.keeps_dtypes
         ):
             return self._run(func, kind, args, kwargs, None)
-        if len(tensors) > 1:
+        if len(tensors) == 2 and storages[0] != storages[1]:
+            key.append(None)
+        elif len(tensors) > 1:
             key.append(sharing(tensors, storages))
         known = tuple(key)
         template = self._memo.get(known) or self._by_rule(func, kind, args, kwargs, tensors, known)
@@ -456,6 +512,28 @@ class Recorder(TorchDispatchMode):
             if kind.chooses:
                 self._chose(func, kind, args, kwargs, tensors, returned)
         return returned[0] if template.container is None else template.container(returned)
+
+    def foreseen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Template, list[torch.Tensor]]:
+        """Return what an operation will do, as a shape rule has it, and the tensors that it is given.
+
+        The user's own may stand among these for their twins: nothing runs. Raise Unforeseen where none has it.
+        """
+        kind = KINDS.get(func) or learn(func)
+        tensors: list[torch.Tensor] = []
+        storages: list[int] = []
+        key: list[Any] = [func, torch.get_default_dtype()]
+        flatten(args, tensors, storages, key)
+        if kwargs:
+            key.extend(kwargs)
+            flatten(kwargs.values(), tensors, storages, key)
+        if len(tensors) > 1:
+            key.append(sharing(tensors, storages))
+        known = tuple(key)
+        # The rule must answer, also where the memo could: on the way to what it does not know, torch may do more.
+        template = self._by_rule(func, kind, args, kwargs, tensors, known)
+        if template is None:
+            raise Unforeseen
+        return template, tensors
 
     def _comes_apart(self, kind: Kind) -> bool:
         """Whether an operation is booked as what it is made of."""
@@ -515,9 +593,11 @@ class Recorder(TorchDispatchMode):
         outputs = rule(*args, **kwargs) if rule is not None else None
         if outputs is None or kind.name is None or self._memo is None:
             return None
-        operation = operation_of(kind.name, arguments_of(kind, args, kwargs), tensors, outputs)
-        template = Template(operation, outputs, tuple if len(outputs) > 1 else None)
-        self._memo.put(key, template)
+        template = self._memo.get(key)
+        if template is None:
+            operation = operation_of(kind.name, arguments_of(kind, args, kwargs), tensors, outputs)
+            template = Template(operation, outputs, tuple if len(outputs) > 1 else None)
+            self._memo.put(key, template)
         return template
 
     def _run(
@@ -546,13 +626,12 @@ class Recorder(TorchDispatchMode):
             raise
         if self._twins is None and "output_mask" in kind.parameters:
             result = _asked_for(kind, args, kwargs, result)
-        container = None if isinstance(result, torch.Tensor) else type(result)
-        listed = [result] if container is None else list(result) if container in (tuple, list) else []
         returned = tensors_in(result)
+        container = _container_of(result, returned, kind)
         if self._twins is not None and kernel is None:
             self._follow(func, kind, args, kwargs, given, returned)
         outputs, can_replay = classify(returned, given)
-        can_replay &= bool(returned) and len(listed) == len(returned)
+        can_replay &= container is not _UNKNOWN
         # An empty of no elements is BatchNorm's placeholder on some devices.
         is_booked = kind.name is not None and not (kind.name == "empty" and returned and not returned[0].numel())
         operation = NO_OPERATION
@@ -641,23 +720,28 @@ class Recorder(TorchDispatchMode):
         if self._silent:
             self.know(returned)
             return
+        entry = len(self.record.entries)
         if not self.routes.is_on:
             self.routes.touched.update(
                 storages_of([t for t in given if t.layout == torch.strided]) if storages is None else storages
             )
         elif self.phase == "forward":
             is_table = operation.name in TABLES
-            entry = len(self.record.entries)
             self.routes.follow(self.record.calls, self.scopes.current, entry, given, returned, is_table)
         for output, tensor in zip(outputs, returned, strict=True):
-            if output.source is None and tensor.layout == torch.strided:
-                self.born(tensor)
-        call = self.scopes.current
-        if self.phase == "backward":
+            if output[0] is None and tensor.layout is torch.strided:
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._known:  # as `born` does
+                    allocation = Allocation(storage.nbytes(), entry, None, "activation")
+                    self.record.allocations.append(allocation)
+                    self.watch(storage, allocation)
+        call, phase = self.scopes.current, self.phase
+        if phase == "backward":
             call = self.scopes.of_backward()
             if operation.name in _WRITES and _is_in_place(operation.name, given):
-                self.record.in_place.append(len(self.record.entries))
-        self.record.entries.append(Entry(self.place_of(operation, key), call, self.phase))
+                self.record.in_place.append(entry)
+        place = self._places.get(id(operation) if key is None else key)
+        self.record.entries.append(Entry(self.place_of(operation, key) if place is None else place, call, phase))
         if self._synchronize is not None:
             self.seconds.append(self._spent)
 
@@ -688,15 +772,38 @@ class Recorder(TorchDispatchMode):
         self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = mapped((args, kwargs), self._twin)
-        if kind.takes_device:
-            place = kind.parameters.index("device")
-            if len(args) > place:
-                args = (*args[:place], META, *args[place + 1 :])
-            else:
-                kwargs = {**kwargs, "device": META}
-            if kwargs.get("pin_memory"):
-                kwargs = {**kwargs, "pin_memory": False}
-        return args, kwargs
+        return _with_device(kind, args, kwargs) if kind.takes_device else (args, kwargs)
+
+
+def _with_device(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of an operation that takes a device with meta for it."""
+    place = kind.parameters.index("device")
+    if len(args) > place:
+        args = (*args[:place], META, *args[place + 1 :])
+    else:
+        kwargs = {**kwargs, "device": META}
+    if kwargs.get("pin_memory"):
+        kwargs = {**kwargs, "pin_memory": False}
+    return args, kwargs
+
+
+def _UNKNOWN(_: list[torch.Tensor]) -> Any:
+    raise AssertionError
+
+
+def _container_of(result: Any, returned: list[torch.Tensor], kind: Kind) -> Any:
+    """Return what makes an operation's result of the tensors in it, None where it is one, _UNKNOWN for another kind."""
+    if isinstance(result, torch.Tensor):
+        return None
+    if result is None:
+        return Nothing() if kind.writes else _UNKNOWN
+    if type(result) not in (tuple, list) or not returned:
+        return _UNKNOWN
+    if len(result) == len(returned):
+        return type(result)
+    is_there = tuple(isinstance(part, torch.Tensor) for part in result)
+    plain = type(result) is tuple and all(part is None or there for part, there in zip(result, is_there, strict=True))
+    return Holes(is_there) if plain else _UNKNOWN
 
 
 def _asked_for(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:

@@ -29,6 +29,7 @@ class Routes:
     def __init__(self) -> None:
         self.is_on = False
         self.touched: set[int] = set()
+        self.used: set[int] = set()  # parameters that were taken before, and have no storage in this run
         self._made_of: dict[int, tuple[int, ...]] = {}  # fixed storages -> the parameters in them
         self._spans: dict[int, list[tuple[int, int, int]]] = {}  # parameters that share one: start, end, index
         self._moving: set[int] = set()
@@ -40,6 +41,7 @@ class Routes:
     def own(self, tensor: torch.Tensor, parameter: int | None) -> None:
         """Take `tensor` for the parameter of this index in the record, or for a buffer (None)."""
         storage = tensor.untyped_storage()._cdata
+        self.touched.discard(storage)  # by one that died, and had the same address
         before = self._made_of.get(storage, ())
         self._made_of[storage] = before if parameter is None else (*before, parameter)
         if parameter is not None:
@@ -51,7 +53,7 @@ class Routes:
         if not self.is_on:
             self.is_on = True
             self._moving = alive - self._made_of.keys()
-            self._first = tuple(sorted({p for s in self.touched for p in self._made_of.get(s, ())}))
+            self._first = tuple(sorted(self.used.union(*(self._made_of.get(s, ()) for s in self.touched))))
         self._chosen[indices.untyped_storage()._cdata] = (choice,)
 
     def follow(

@@ -31,7 +31,8 @@ def walk(model: nn.Module) -> Modules:
             continue
         found[id(module)] = (path, module)
         prefix = f"{path}." if path else ""
-        stack += [(prefix + name, child) for name, child in reversed(module._modules.items()) if child is not None]
+        if module._modules:
+            stack += [(prefix + name, child) for name, child in reversed(module._modules.items()) if child is not None]
     return found
 
 
@@ -46,6 +47,7 @@ class Scopes:
         self._thread = threading.get_ident()
         self._outer_error = sys.exc_info()[1]
         self._modules: dict[tuple[str, int], int] = {}
+        self._rows: dict[tuple[int, int], int] = {}  # of a caller's row and a module's id: the module's row
         self._relative: dict[int, dict[int, str]] = {}
         self._walked: set[int] = set()
         self._held: list[nn.Module] = []  # forward may make modules: their ids stay their own while this lasts
@@ -58,16 +60,18 @@ class Scopes:
         self._root_is_open = False
         self._handles: list[Any] = []
         self._learns = torch.is_grad_enabled()  # a training step is captured
-        # (number of the next node of autograd's graph, call that runs from there on), while gradients are recorded
-        self._marks: list[tuple[int, int]] = [(0, 0)]
+        # Numbers of nodes of autograd's graph, and the calls that run from there on, while gradients are recorded.
+        self._marks = [0]
+        self._calls_from = [0]
+        self._last_node = (-1, 0)  # number of the node that was asked for last, and its call
         # id of a parameter -> a call of the module that holds it
         self._owners: dict[int, int] = {id(parameter): 0 for parameter in model._parameters.values()}
         self._last_of_backward = 0
 
     def __enter__(self) -> Scopes:
         with uninterrupted():
-            self._handles.append(register_module_forward_pre_hook(self._enter))
-            self._handles.append(register_module_forward_hook(self._leave, with_kwargs=True, always_call=True))
+            self._handles.append(register_module_forward_pre_hook(self.enter))
+            self._handles.append(register_module_forward_hook(self.leave, with_kwargs=True, always_call=True))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,9 +91,11 @@ class Scopes:
         node = torch._C._current_autograd_node()
         if node is not None:
             number = node._sequence_nr()
-            if number < _NO_NUMBER:
-                place = bisect.bisect_right(self._marks, number, key=lambda mark: mark[0]) - 1
-                self._last_of_backward = self._marks[place][1]
+            if number == self._last_node[0]:
+                self._last_of_backward = self._last_node[1]
+            elif number < _NO_NUMBER:
+                self._last_of_backward = self._calls_from[bisect.bisect_right(self._marks, number) - 1]
+                self._last_node = (number, self._last_of_backward)
             else:  # the end of the graph: a parameter
                 owner = self._owners.get(id(getattr(node, "variable", None)))
                 self._last_of_backward = self._last_of_backward if owner is None else owner
@@ -103,11 +109,12 @@ class Scopes:
     def answered(self, module: nn.Module, given: Shapes, returned: Shapes) -> int:
         """Book a call of a module that did not run, with the shapes of what it was given and returned."""
         caller, call = self._stack[-1]
-        index = self._module_index(caller, self.record.modules[self.record.calls[call].module].path, module)
+        index = self._row(caller, call, module)
         self.record.calls.append(ModuleCall(index, call, len(self.record.entries), given, returned))
         return len(self.record.calls) - 1
 
-    def _enter(self, module: nn.Module, args: Any) -> None:
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """Book that a call of a module begins: torch's hook before its forward."""
         if threading.get_ident() != self._thread:
             self.foreign_thread |= id(module) in self._first
             return
@@ -115,31 +122,31 @@ class Scopes:
         if module is caller and not self._root_is_open and len(self._stack) == 1:
             self._root_is_open = True
             return
-        caller_path = self.record.modules[self.record.calls[call].module].path
-        index = self._module_index(caller, caller_path, module)
+        index = self._row(caller, call, module)
         self.record.calls.append(ModuleCall(index, call, len(self.record.entries)))
         self.current = len(self.record.calls) - 1
         self._stack.append((module, self.current))
         if self._learns:
-            self._marks.append((_next_node(), self.current))
+            self._mark()
             for parameter in module._parameters.values():
                 self._owners.setdefault(id(parameter), self.current)
 
-    def _leave(self, module: nn.Module, args: Any, *rest: Any) -> None:
+    def leave(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        """Book that a call of a module has ended, or failed: torch's hook after its forward."""
         # rest is (kwargs, output), but after an exception torch leaves the kwargs out.
         kwargs, output = rest if len(rest) == 2 else ({}, None)
         if threading.get_ident() != self._thread:
             return
-        for depth in range(len(self._stack) - 1, -1, -1):
-            if self._stack[depth][0] is module:
-                break
-        else:
-            return
+        depth = len(self._stack) - 1
+        while self._stack[depth][0] is not module:
+            depth -= 1
+            if depth < 0:
+                return
         call = self._stack[depth][1]
         del self._stack[max(depth, 1) :]
         self.current = self._stack[-1][1]
         if self._learns:
-            self._marks.append((_next_node(), self.current))
+            self._mark()
         entry = self.record.calls[call]
         given = (*args, *kwargs.values()) if kwargs else args
         error = sys.exc_info()[1]
@@ -148,6 +155,20 @@ class Scopes:
             entry.outputs = _shapes_of(output)
         if error is not None and error is not self._outer_error:
             note(error, "module", (call, module))
+
+    def _mark(self) -> None:
+        self._marks.append(_next_node())
+        self._calls_from.append(self.current)
+
+    def _row(self, caller: nn.Module, call: int, module: nn.Module) -> int:
+        """Return the row of a module that `caller` calls in its own call of this number."""
+        record = self.record
+        above = record.calls[call].module
+        row = self._rows.get((above, id(module)))
+        if row is None:
+            row = self._rows[above, id(module)] = self._module_index(caller, record.modules[above].path, module)
+            self._held.append(module)
+        return row
 
     def _module_index(self, caller: nn.Module, caller_path: str, module: nn.Module) -> int:
         """Return the module's row, under the path of the module that calls it where that one holds it."""
@@ -173,7 +194,6 @@ class Scopes:
             path = f"{caller_path}.<{type(module).__name__}>".lstrip(".")
         key = (path, id(module))
         if key not in self._modules:
-            self._held.append(module)
             same_as = self._first[id(module)][0] if id(module) in self._first else None
             same_as = None if same_as == path else same_as
             self._modules[key] = len(self.record.modules)

@@ -42,8 +42,9 @@ def _is_channels_last(tensor: Any) -> bool:
 
 
 def _plain(tensor: Any) -> bool:
-    # A dimension of size 1 may have any stride and still count as contiguous; without elements, so may all.
-    return bool(tensor.is_contiguous()) and 1 not in tensor.shape[1:] and 0 not in tensor.shape
+    # is_contiguous() would not do: a dimension of size 1 may have any stride then; without elements, so may all.
+    shape = tensor.shape
+    return tensor.stride() == _contiguous(shape) and 0 not in shape
 
 
 def _convolution(
@@ -60,9 +61,11 @@ def _convolution(
     spatial = weight.dim() - 2
     if transposed or x.dim() != weight.dim() or spatial < 1 or x.dtype != weight.dtype:
         return None
-    channels_last = _is_channels_last(x) or _is_channels_last(weight)
-    if not channels_last and not x.is_contiguous():
-        return None
+    channels_last = False
+    if not x.is_contiguous() or not weight.is_contiguous():
+        channels_last = _is_channels_last(x) or _is_channels_last(weight)
+        if not channels_last and not x.is_contiguous():
+            return None
     if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups or not x.numel():
         return None
     if bias is not None and (tuple(bias.shape) != (weight.shape[0],) or bias.dtype != x.dtype):
@@ -145,9 +148,17 @@ def _unary_in_place(x: Any, *_: Any, **__: Any) -> Outputs | None:
 
 
 def _binary(x: Any, y: Any, **_: Any) -> Outputs | None:
-    if not isinstance(y, torch.Tensor) or x.shape != y.shape or x.dtype != y.dtype or not x.is_floating_point():
+    if not isinstance(y, torch.Tensor) or x.dtype != y.dtype or not x.is_floating_point():
         return None
-    return (fresh(x.shape, x.dtype),) if _plain(x) and _plain(y) else None
+    if not (_plain(x) and _plain(y)):
+        return None
+    if x.shape == y.shape:
+        return (fresh(x.shape, x.dtype),)
+    # One is spread over the other, which has the shape of the result.
+    small, large = sorted((x.shape, y.shape), key=math.prod)
+    if len(small) != len(large) or any(own not in (1, size) for own, size in zip(small, large, strict=True)):
+        return None
+    return (fresh(large, x.dtype),)
 
 
 def _mm(left: Any, right: Any) -> Outputs | None:
@@ -184,6 +195,30 @@ def _grouped_mm(left: Any, right: Any, offs: Any = None, bias: Any = None, out_d
     return (fresh((groups, *shape) if kinds in ((2, 2), (3, 3)) else shape, out_dtype or left.dtype),)
 
 
+def _mean(x: Any, dims: Any, keepdim: bool = False, *, dtype: Any = None) -> Outputs | None:
+    if dims is None or dtype is not None or not x.is_floating_point() or not _plain(x):
+        return None
+    count = x.dim()
+    gone = {dim % count for dim in dims if -count <= dim < count}
+    if len(gone) != len(dims) or not gone:
+        return None
+    shape = tuple(1 if dim in gone else size for dim, size in enumerate(x.shape) if keepdim or dim not in gone)
+    return (fresh(shape, x.dtype),)
+
+
+def _transpose(x: Any) -> Outputs | None:
+    if x.dim() != 2:
+        return None
+    rows, columns = x.stride()
+    return (Output(0, False, torch.Size((x.shape[1], x.shape[0])), (columns, rows), x.dtype, 0),)
+
+
+def _view(x: Any, shape: Any) -> Outputs | None:
+    if not _plain(x) or -1 in shape or math.prod(shape) != x.numel():
+        return None
+    return (Output(0, False, torch.Size(shape), _contiguous(tuple(shape)), x.dtype, 0),)
+
+
 def _cat(tensors: Any, dim: int = 0) -> Outputs | None:
     first = tensors[0]
     if not first.dim():
@@ -217,11 +252,25 @@ def _table() -> dict[str, Callable[..., Outputs | None]]:
         "addmm.default": _addmm,
         "bmm.default": _bmm,
         "_grouped_mm.default": _grouped_mm,
+        "mean.dim": _mean,
+        "t.default": _transpose,
+        "view.default": _view,
         "add.Tensor": _binary,
         "sub.Tensor": _binary,
         "mul.Tensor": _binary,
     }
-    for name in ("relu", "gelu", "silu", "hardswish", "hardsigmoid", "hardtanh", "sigmoid"):
+    for name in (
+        "relu",
+        "gelu",
+        "silu",
+        "hardswish",
+        "hardsigmoid",
+        "hardtanh",
+        "sigmoid",
+        "tanh",
+        "leaky_relu",
+        "elu",
+    ):
         table[f"{name}.default"] = _unary
     for name in ("relu_", "silu_", "hardswish_", "hardsigmoid_", "hardtanh_", "sigmoid_"):
         table[f"{name}.default"] = _unary_in_place

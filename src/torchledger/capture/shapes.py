@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
 from torchledger.record import Operation
+
+_META = torch.device("meta")
 
 
 class Output(NamedTuple):
@@ -20,19 +23,39 @@ class Output(NamedTuple):
     offset: int  # a view's, relative to its source
 
 
+class Nothing(NamedTuple):
+    """What an operation returns that only writes: None."""
+
+    def __call__(self, tensors: list[torch.Tensor]) -> None:
+        return None
+
+
+class Holes(NamedTuple):
+    """A tuple that an operation returns, with None where no tensor `is_there`, such as a gradient nobody asked for."""
+
+    is_there: tuple[bool, ...]
+
+    def __call__(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
+        made = iter(tensors)
+        return tuple(next(made) if there else None for there in self.is_there)
+
+
 class Template(NamedTuple):
-    """A remembered operation: its record entry and how to make what it returns. `container` is None for one tensor."""
+    """A remembered operation: its record entry and how to make what it returns.
+
+    `container` makes that of the tensors; it is None for one tensor.
+    """
 
     operation: Operation
     outputs: tuple[Output, ...]
-    container: type | None
+    container: Callable[[list[torch.Tensor]], Any] | None
 
     def replay(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         """Return the outputs for these tensor arguments, without running a kernel."""
         made = []
         for source, is_argument, size, stride, dtype, offset in self.outputs:
             if source is None:
-                made.append(torch.empty_strided(size, stride, dtype=dtype, device="meta"))
+                made.append(torch.empty_strided(size, stride, dtype=dtype, device=_META))
             elif is_argument:
                 made.append(tensors[source])
             else:
@@ -60,6 +83,11 @@ class Memo:
         while len(self._templates) >= self.limit:
             del self._templates[next(iter(self._templates))]
         self._templates[key] = template
+
+    def put_call(self, key: Any, call: Any) -> None:
+        while len(self.calls) >= self.limit:
+            del self.calls[next(iter(self.calls))]
+        self.calls[key] = call
 
     def clear(self) -> None:
         self._templates.clear()

@@ -37,8 +37,9 @@ def _after(
     """Book what comes after the loss; return the optimizer."""
     recorder.phase = "backward"
     loss.backward()  # type: ignore[no-untyped-call]
-    for parameter in parameters:
-        recorder.is_gradient(parameter)
+    with torch._C.DisableTorchFunction():  # which each question to a tensor would go through
+        for parameter in parameters:
+            recorder.is_gradient(parameter)
     optimizer = None
     if training.optimizer is not None:
         recorder.phase = "optimizer"
@@ -46,7 +47,8 @@ def _after(
             optimizer = training.optimizer({id(user): twin for user, twin in stand_ins.pairs}, parameters)
             undecided = in_one_go(optimizer)
             optimizer.step()
-        inherit_state(recorder, optimizer)
+        with torch._C.DisableTorchFunction():
+            inherit_state(recorder, optimizer)
         optimizer.step()
         if undecided:
             recorder.record.one_by_one = _one_by_one(optimizer, recorder)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.nn.parameter import is_lazy
+
+from torchledger.capture.waiting import Layout, Waiting
+
+_COMMON = frozenset(
+    {torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool}
+)
+
+
+def _is_common(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided and tensor.dtype in _COMMON
 
 
 class Twins:
@@ -29,6 +42,10 @@ class Twins:
         self._bases: dict[int, tuple[object, torch.Tensor]] = {}
         self._versions: list[tuple[torch.Tensor, int]] = []  # of the user's, which are held
         self._versions_passing: list[tuple[weakref.ref[torch.Tensor], int]] = []
+        # Tensors of the user's that get their twin when somebody looks at them: id -> storage -> what holds it.
+        self._late: dict[int, int] = {}
+        self._late_by_storage: dict[int, Waiting] = {}
+        self.looked_at: list[Callable[[torch.Tensor, torch.Tensor], None]] = []  # told of each that was, with its twin
 
     def put_back(self) -> None:
         """Return autograd's count of writes: it rises where forward writes to a tensor of the user's, twin or not."""
@@ -37,8 +54,67 @@ class Twins:
             if tensor._version != version:
                 torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
 
+    def wait(self, holders: list[dict[str, torch.Tensor | None]]) -> list[Waiting | None]:
+        """Return what stands for each of these dicts of tensors until somebody looks; None where twins are needed now.
+
+        They are where a tensor is of a rare sort or shares its storage.
+        """
+        if self._cast:
+            return [None] * len(holders)  # what is cast has other sizes
+        found: list[Waiting | None] = []
+        late, by_storage, bases = self._late, self._late_by_storage, self._bases
+        for holder in holders:
+            waiting = Waiting(holder, self._of_late)
+            layouts: list[Layout | None] = []
+            for tensor in holder.values():
+                if tensor is None:
+                    layouts.append(None)
+                    continue
+                dtype = tensor.dtype
+                if dtype not in _COMMON or tensor.layout is not torch.strided:
+                    break
+                storage = tensor.untyped_storage()
+                address = storage._cdata
+                if address in by_storage or address in bases:
+                    break
+                late[id(tensor)] = address
+                by_storage[address] = waiting
+                waiting.bytes.append(storage.nbytes())
+                layouts.append((tensor.shape, tensor.stride(), dtype))
+            else:
+                waiting.layouts = tuple(layouts)
+                found.append(waiting)
+                continue
+            found.append(None)
+            for tensor in holder.values():
+                if (address := late.get(id(tensor), 0)) and by_storage[address] is waiting:
+                    del by_storage[address], late[id(tensor)]
+            for tensor in holder.values():
+                if tensor is not None:
+                    self._fill_for(tensor)
+        return found
+
+    def _fill_for(self, tensor: torch.Tensor) -> None:
+        """Make the twin that waits where `tensor` shares its storage: both twins are to share one."""
+        if self._late_by_storage and not is_lazy(tensor) and tensor.layout is torch.strided:
+            waiting = self._late_by_storage.get(tensor.untyped_storage()._cdata)
+            if waiting is not None:
+                waiting.fill()
+
+    def _of_late(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the twin of a tensor that is looked at in the middle of a run, which sees nothing of its making."""
+        with (
+            torch._C.DisableTorchFunction(),
+            torch._C._DisableTorchDispatch(),
+            torch.inference_mode(False),
+            torch.no_grad(),
+            _out_of_transforms(),
+        ):
+            return self.of(tensor)
+
     def of_passing(self, tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
         """Return the twin of a tensor that came up on the way, and whether its storage did. Holds both weakly."""
+        self._fill_for(tensor)
         known = self._by_tensor.get(id(tensor)) or self._passing.get(id(tensor))
         if known is not None:
             return known[1], False
@@ -56,7 +132,10 @@ class Twins:
 
     def has_met(self, tensor: torch.Tensor) -> bool:
         """Whether there is a twin of the storage of `tensor`."""
-        return tensor.layout == torch.strided and tensor.untyped_storage()._cdata in self._bases
+        if tensor.layout != torch.strided:
+            return False
+        storage = tensor.untyped_storage()._cdata
+        return storage in self._bases or storage in self._late_by_storage
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the twin of `tensor`: a meta tensor of its sizes, strides, dtype and class."""
@@ -65,16 +144,24 @@ class Twins:
             return known[1]
         if id(tensor) in self._made:
             return tensor
+        if id(tensor) not in self._late:
+            self._fill_for(tensor)
         twin = self._of_common(tensor)
         if twin is None:
             twin = self._make(tensor)  # under no_grad, as `ready` has it
         self._by_tensor[id(tensor)] = (tensor, twin)  # the tensor is held, so its id stays its own
         self._made.add(id(twin))
+        if (storage := self._late.pop(id(tensor), None)) is not None:
+            del self._late_by_storage[storage]
+            for told in self.looked_at:
+                told(tensor, twin)
         return twin
 
     def instead_of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the stand-in of a tensor that has one, else the tensor."""
+        """Return the stand-in of a tensor that has one, or waits for it, else the tensor."""
         known = self._by_tensor.get(id(tensor))
+        if known is None and id(tensor) in self._late:
+            return self._of_late(tensor)
         return tensor if known is None else known[1]
 
     def is_made(self, tensor: torch.Tensor) -> bool:
@@ -93,15 +180,13 @@ class Twins:
 
     def _of_common(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """Return what `_make` would of a tensor of the common sort, in a third of the time: a model has hundreds."""
-        kind = type(tensor)
         if (
-            (kind is not nn.Parameter and kind is not torch.Tensor)
+            type(tensor) not in (nn.Parameter, torch.Tensor)
             or id(tensor) in self._cast
-            or tensor.layout is not torch.strided
+            or not _is_common(tensor)
             or tensor.storage_offset()
             or tensor.is_inference()
             or tensor.grad_fn is not None
-            or not tensor.dtype.is_floating_point
             or tensor.is_neg()
         ):
             return None
@@ -153,6 +238,13 @@ class Twins:
         if base.dtype == dtype:
             return base.as_strided(shape, stride, offset).detach()
         return torch.empty(0, dtype=dtype, device="meta").set_(base.untyped_storage(), offset, shape, stride)
+
+
+def _out_of_transforms() -> AbstractContextManager[object]:
+    """Return what steps out of torch.func's transforms, which would take up what is made under them."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return contextlib.nullcontext()
+    return temporarily_clear_interpreter_stack()
 
 
 class MadeUp:

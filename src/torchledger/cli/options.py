@@ -143,7 +143,10 @@ KeepGradients = Annotated[
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How the table is written.")]
 Output = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead of to the terminal.")
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write there instead of to the terminal; packed if it ends in .gz."
+    ),
 ]
 Width = Annotated[
     int | None, typer.Option("--width", min=1, help="Columns of text.  (default: the terminal's; piped: no limit)")

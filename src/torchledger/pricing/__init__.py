@@ -24,38 +24,57 @@ __all__ = [
     "Rules",
     "checked_rules",
     "convention",
+    "forget",
     "register_rule",
 ]
 
 CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention in (FULL, TORCHSTAT, FVCORE)}
 
 
-# By convention and id of an operation: the operation, held so that the id stays its own, and its price.
-Priced = dict[tuple[str, int], tuple[Operation, Price]]
+# By convention, then by id of an operation: the operation, held so that the id stays its own, and its price.
+Priced = dict[str, dict[int, tuple[Operation, Price]]]
+
+# Prices by torchledger's own rules follow from the operation alone: the second ledger finds the first one's. So many
+# of a convention are kept, then it begins anew; a larger ledger has its own (the `priced` of `convention`).
+LIMIT = 20_000
+_KEPT: Priced = {}
 
 
 def convention(name: str, rules: Rules = NO_RULES, priced: Priced | None = None) -> Convention:
     """Return the convention called `name`, with the rules that users registered and `rules`.
 
-    `priced`: where to keep prices by torchledger's own rules, which do not change. Raise UserError where there is no
-    such convention.
+    `priced`: where a ledger keeps the prices of its operations by torchledger's own rules. Raise UserError where there
+    is no such convention.
     """
     if not isinstance(name, str) or name not in CONVENTIONS:
         raise UserError(
             f"unknown convention {name!r}; the conventions are {', '.join(CONVENTIONS)}."
             f"{close_matches(str(name), CONVENTIONS)}"
         )
-    chosen = CONVENTIONS[name]
-    return with_rules(chosen if priced is None else _once(chosen, priced), rules)
+    return with_rules(_once(CONVENTIONS[name], {} if priced is None else priced), rules)
+
+
+def forget() -> None:
+    """Drop the prices that are kept for the process, as the first ledger finds it. No price changes by it."""
+    for kept in _KEPT.values():
+        kept.clear()
 
 
 def _once(chosen: Convention, priced: Priced) -> Convention:
-    """Return a convention that looks into `priced` before it prices."""
+    """Return a convention that prices an operation once a ledger, and mostly once a process."""
+    own, kept = priced.setdefault(chosen.name, {}), _KEPT.setdefault(chosen.name, {})
 
     def price(operation: Operation) -> Price:
-        found = priced.get((chosen.name, id(operation)))
-        if found is None or found[0] is not operation:
-            found = priced[chosen.name, id(operation)] = operation, chosen.price(operation)
+        key = id(operation)
+        found = own.get(key)
+        if found is None:
+            found = kept.get(key)
+            if found is None:
+                found = operation, chosen.price(operation)
+                if len(kept) >= LIMIT:
+                    kept.clear()
+                kept[key] = found
+            own[key] = found
         return found[1]
 
     return dataclasses.replace(chosen, price=price)

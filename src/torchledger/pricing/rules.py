@@ -82,20 +82,21 @@ def written_to(operation: Operation) -> frozenset[int]:
     """The inputs that are only written to (`out=`): they stand last, and the operation returns them."""
     if operation.name.endswith("_"):
         return frozenset()
+    aliases = [output.alias for output in operation.outputs if output.alias is not None]
     first_out = max(len(operation.inputs) - len(operation.outputs), 1)
-    aliases = (output.alias for output in operation.outputs)
-    return frozenset(alias for alias in aliases if alias is not None and alias >= first_out)
+    return frozenset(alias for alias in aliases if alias >= first_out) if aliases else frozenset()
 
 
 def inputs_bytes(operation: Operation, skipped: frozenset[int] = frozenset()) -> int:
     """All inputs (but those `skipped`), the same elements once; a tensor that is only written to is not read."""
-    apart = skipped | written_to(operation) | set(operation.repeated)
-    return sum(tensor.distinct_bytes for index, tensor in enumerate(operation.inputs) if index not in apart)
+    apart = {*skipped, *written_to(operation), *operation.repeated}
+    inputs = operation.inputs
+    return sum([inputs[index].distinct_bytes for index in range(len(inputs)) if index not in apart])
 
 
 def outputs_bytes(operation: Operation) -> int:
     """All outputs."""
-    return sum(output.tensor.distinct_bytes for output in operation.outputs)
+    return sum([output.tensor.distinct_bytes for output in operation.outputs])
 
 
 def output_bytes(operation: Operation) -> int:
@@ -229,7 +230,7 @@ class Rule:
             "flops": 2 * macs if self.flops is None else self.flops(operation),
             "bytes_read": self.bytes_read(operation),
             "bytes_written": self.bytes_written(operation),
-            "activation_bytes": sum(o.tensor.distinct_bytes for o in results if o.alias is None),
+            "activation_bytes": sum([o.tensor.distinct_bytes for o in results if o.alias is None]),
         }
 
 

@@ -7,7 +7,7 @@
     timm:vit_base_patch16_224       one of timm
     hf:llama, hf:DIR, hf:x.json     one of transformers: a type's default config, or a config file
     net.pt2                         a program that torch.export saved
-    net.json                        a saved ledger
+    net.json, net.json.gz           a saved ledger
 
 A file or module that is named here is *run*, as Python runs what it imports: name only what you would run. A ledger, a
 config and an exported program are data. `resolve` decides what a text names and runs nothing (no torch either); `build`

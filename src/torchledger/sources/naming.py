@@ -51,7 +51,7 @@ def resolve(text: str) -> Source:
     for kind in LIBRARIES:
         if colon and library == kind:
             return _of_library(text, kind, name)
-    if text.lower().endswith(".json"):
+    if text.lower().endswith((".json", ".json.gz")):
         return Source(text, "ledger", path=existing(Path(text), "ledger"))
     if text.lower().endswith(".pt2"):
         return Source(text, "exported", path=existing(Path(text), "exported program"))

@@ -1,0 +1,75 @@
+"""A module's parameters or buffers whose stand-ins are made once somebody looks at them: most are never looked at."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+_LOCK = threading.RLock()  # forward may look from two threads
+Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]  # shape, stride, dtype
+
+
+class Waiting(dict[str, "torch.Tensor | None"]):
+    """Stands in a module for its dict `real` of the user's tensors; each way to look into it puts the stand-ins there.
+
+    `make` returns the stand-in of a tensor. What looks past these methods, as C code may, sees the user's own tensors.
+    """
+
+    __slots__ = ("_make", "bytes", "layouts", "places", "real")
+
+    def __init__(self, real: dict[str, torch.Tensor | None], make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(real)
+        self.real = real
+        self._make: Callable[[torch.Tensor], torch.Tensor] | None = make
+        self.layouts: tuple[Layout | None, ...] = ()  # of each
+        self.bytes: list[int] = []  # of the storages of those that are there
+        self.places: Sequence[int] = ()  # in the record, of parameters
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nobody has looked yet."""
+        return self._make is not None
+
+    def fill(self) -> None:
+        """Put the stand-ins there."""
+        if self._make is not None:
+            with _LOCK:
+                if (make := self._make) is not None:
+                    for name, tensor in self.real.items():
+                        if tensor is not None:
+                            super().__setitem__(name, make(tensor))
+                    self._make = None
+
+    def end(self) -> None:
+        """Let go of the module's own dict; whoever still holds this finds what it held last."""
+        self._make = None
+        self.real = {}
+
+    def __iter__(self) -> Iterator[str]:
+        # Names are no look. That there is a method here keeps dict() and | from copying past the others.
+        return super().__iter__()
+
+    def __reduce__(self) -> Any:
+        """Return a plain dict to pickle or copy."""
+        return dict, (dict(self.items()),)
+
+
+def _looking(name: str) -> Callable[..., Any]:
+    method = getattr(dict, name)
+
+    def look(self: Waiting, *args: Any, **kwargs: Any) -> Any:
+        self.fill()
+        return method(self, *args, **kwargs)
+
+    look.__name__ = name
+    return look
+
+
+for _name in """
+    __getitem__ __setitem__ __delitem__ __reversed__ __eq__ __ne__ __or__ __ror__ __ior__ __repr__
+    get items values pop popitem setdefault copy clear update
+    """.split():
+    setattr(Waiting, _name, _looking(_name))
