@@ -53,9 +53,11 @@ class TensorInfo:
 
     def __post_init__(self) -> None:
         # Once, here: formulas ask for these over and over.
-        object.__setattr__(self, "elements", math.prod(self.shape))
-        distinct = [size for size, step in zip(self.shape, self.stride, strict=False) if step != 0 or size == 0]
-        object.__setattr__(self, "distinct_elements", math.prod(distinct))
+        elements = distinct = math.prod(self.shape)
+        if 0 in self.stride and elements:
+            distinct = math.prod([size for size, step in zip(self.shape, self.stride, strict=False) if step != 0])
+        object.__setattr__(self, "elements", elements)
+        object.__setattr__(self, "distinct_elements", distinct)
 
     @property
     def item_size(self) -> int:

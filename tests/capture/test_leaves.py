@@ -77,13 +77,13 @@ def quiet() -> Iterator[None]:
 @pytest.fixture
 def replays(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Count the calls that were answered."""
-    counter, count = itertools.count(), leaves.Leaves._replay
+    counter, count = itertools.count(), leaves.Leaves._book
 
     def counted(*args: Any) -> Any:
         next(counter)
         return count(*args)
 
-    monkeypatch.setattr(leaves.Leaves, "_replay", counted)
+    monkeypatch.setattr(leaves.Leaves, "_book", counted)
     return lambda: next(counter)
 
 

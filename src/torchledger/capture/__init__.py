@@ -345,14 +345,13 @@ def _list_state(modules: Modules, record: Record, recorder: Recorder | None = No
                 continue
             prefix = f"{module_path}." if module_path else ""
             if recorder is not None and type(held) is Waiting and held.is_waiting:
-                start = len(listed)
                 # Each is alone with its storage, so that it has one owner.
-                for (name, tensor), layout in zip(held.real.items(), held.layouts, strict=True):
-                    if tensor is not None and layout is not None:
-                        size, _, of = layout
-                        recorder.expect(tensor, held.bytes[len(listed) - start], kind, len(listed))
-                        at = prefix + name
-                        listed.append(ParameterInfo(at, module_path, tuple(size), dtype_name(of), tensor.requires_grad))
+                start = len(listed)
+                there = [tensor for tensor in held.real.values() if tensor is not None]
+                laid = [(name, of) for name, of in zip(held.names, held.layouts, strict=True) if of is not None]
+                for (name, (size, _, dtype)), trains in zip(laid, held.trains, strict=True):
+                    listed.append(ParameterInfo(prefix + name, module_path, (*size,), dtype_name(dtype), trains))
+                recorder.expect(there, held.bytes, kind, start)
                 if kind == "parameter":
                     held.places = range(start, len(listed))
                 continue
@@ -365,8 +364,8 @@ def _list_state(modules: Modules, record: Record, recorder: Recorder | None = No
                 shared = None if owner == path else owner
                 shape = (0,) if unset else tuple(tensor.shape)
                 place = len(listed)
-                dtype = dtype_name(tensor.dtype)
-                listed.append(ParameterInfo(path, module_path, shape, dtype, tensor.requires_grad, shared))
+                of = dtype_name(tensor.dtype)
+                listed.append(ParameterInfo(path, module_path, shape, of, tensor.requires_grad, shared))
                 if unset:
                     lazy[id(module)] = module
                 elif recorder is not None and tensor.layout is torch.strided:

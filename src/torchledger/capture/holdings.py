@@ -34,8 +34,12 @@ _NAMES = tuple(_NEW)
 _STATE = ("_parameters", "_buffers")
 _INNER = (*_STATE, "_modules")
 _EMPTIES = frozenset({dict, OrderedDict, set})
-_inner_of = operator.itemgetter(*_INNER)
-_hooks_of = operator.itemgetter(*(name for name in _NAMES if type(_NEW[name]) in _EMPTIES and name not in _INNER))
+_COUNT = len(_NAMES)
+# These take what is there out of the values of a module's dict.
+_inner_of = operator.itemgetter(*map(_NAMES.index, _INNER))
+_hooks_of = operator.itemgetter(
+    *(place for place, name in enumerate(_NAMES) if type(_NEW[name]) in _EMPTIES and name not in _INNER)
+)
 # Objects of these packages lead out of the model, to what the whole process shares.
 _FOREIGN = frozenset(
     "logging threading _thread io _io multiprocessing concurrent asyncio socket queue weakref _weakref".split()
@@ -60,8 +64,8 @@ class Swapped:
         self._empty: list[Any] = []  # plain dicts and sets with nothing in them: hooks for the most part
         self._modules: list[nn.Module] = []
         self.kinds: list[type] = []  # the classes of modules
-        # Of modules: the dict, its keys, its values. Copies of the dicts would take far longer to allocate.
-        self._attributes: list[tuple[dict[str, Any], tuple[str, ...], tuple[Any, ...]]] = []
+        # Dicts of modules, attributes and children: the dict, its keys, its values. Copies would take far longer to make.
+        self._dicts: list[tuple[dict[str, Any], tuple[str, ...], tuple[Any, ...]]] = []
         self.functions: list[Any] = []  # what hangs on the model and may have a cache
         self._held: list[tuple[dict[Any, Any], Any, torch.Tensor]] = []  # tensors in plain dicts: dict, key, tensor
         # (attributes of a module, name, dict): state whose twins can wait. In a training step all is looked at.
@@ -72,13 +76,14 @@ class Swapped:
         self._others: list[Callable[[], object]] = []  # what puts back random generators and scripted modules
 
     def __enter__(self) -> Swapped:
-        with uninterrupted():
-            try:
+        try:
+            with uninterrupted():  # an interrupt that it held back is raised at its end
                 self._keep(self._roots)
                 self._swap()
-            except BaseException:
+        except BaseException:
+            with uninterrupted():
                 self._restore()
-                raise
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,10 +102,10 @@ class Swapped:
         for waiting in self._waits:
             waiting.end()
         self._waiting.clear()
-        for attributes, names, values in self._attributes:
-            if tuple(attributes) != names or not all(map(operator.is_, attributes.values(), values)):
-                _put_back_dict(attributes, dict(zip(names, values, strict=True)))
-        self._attributes.clear()  # nobody but a module shall hold its dicts: the next run counts who does
+        for held, names, values in self._dicts:
+            if (*held,) != names or False in map(operator.is_, held.values(), values):
+                _put_back_dict(held, dict(zip(names, values, strict=True)))
+        self._dicts.clear()  # nobody but a module shall hold its dicts: the next run counts who does
         steps += [holder.clear for holder in self._empty if holder]
         steps += [functools.partial(_put_back, holder, content) for holder, content in self._saved]
         steps += [functools.partial(_put_back_slot, *slot) for slot in self._slots]
@@ -112,6 +117,8 @@ class Swapped:
                 step()
             except Exception as error:
                 errors.append(error)
+        if isinstance(self._stand_ins, Twins):
+            self._stand_ins.looked_at.clear()  # they lead back here: nothing of the user's shall wait for the collector
         if errors:
             raise errors[0]
 
@@ -119,10 +126,18 @@ class Swapped:
         """Take down what `roots` and all that hangs on them hold. A loop with a stack of its own: objects nest deep."""
         pending = list(reversed(roots))
         seen, saved, empty = self._seen, self._saved, self._empty
+        common: dict[type, bool] = {}  # by class: whether it is that of a module of the common sort
         while pending:
             value = pending.pop()
             kind = type(value)
-            if kind is dict or kind is OrderedDict:  # nearly all that a module holds
+            is_common = common.get(kind)
+            if is_common is None:
+                is_common = common[kind] = kind.__setattr__ is _SET_ATTRIBUTE and not _slots_of(kind)
+            if is_common:
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    self._take_down_module(value, kind, pending)
+            elif kind is dict or kind is OrderedDict:
                 if not value:
                     empty.append(value)
                 elif id(value) not in seen:
@@ -133,14 +148,6 @@ class Swapped:
                 continue
             elif kind is FunctionType:
                 self.functions.append(value)
-            elif kind.__setattr__ is _SET_ATTRIBUTE and not _slots_of(kind):  # a module of the common sort
-                seen.add(id(value))
-                self._modules.append(value)
-                self.kinds.append(kind)
-                attributes = value.__dict__
-                if id(attributes) not in seen:
-                    seen.add(id(attributes))
-                    self._take_down_module(attributes, pending)
             else:
                 seen.add(id(value))
                 if kind is _CACHED:
@@ -149,30 +156,40 @@ class Swapped:
                 with contextlib.suppress(Exception):
                     pending += self._take_down(value, kind)
 
-    def _take_down_module(self, attributes: dict[str, Any], pending: list[Any]) -> None:
-        """Take down the attributes of a module of the common sort."""
-        names, values = tuple(attributes), tuple(attributes.values())
-        is_usual = names[: len(_NAMES)] == _NAMES
-        if is_usual:
-            hooks = _hooks_of(attributes)
-            is_usual = not any(hooks) and _EMPTIES.issuperset(map(type, hooks))
-        if not is_usual:
-            self._attributes.append((attributes, names, values))
+    def _take_down_module(self, module: nn.Module, kind: type, pending: list[Any]) -> None:
+        """Take down a module of the common sort."""
+        self._modules.append(module)
+        self.kinds.append(kind)
+        attributes = module.__dict__
+        if id(attributes) in self._seen:
+            return
+        self._seen.add(id(attributes))
+        names, values = (*attributes,), (*attributes.values(),)
+        self._dicts.append((attributes, names, values))
+        if names[:_COUNT] != _NAMES:
+            self._look_into(attributes, names, pending)
+            return
+        hooks = _hooks_of(values)
+        if any(hooks) or not _EMPTIES.issuperset(map(type, hooks)):
             self._look_into(attributes, names, pending)
             return
         self._empty += hooks
-        parameters, buffers, children = _inner_of(attributes)
-        # Held by nobody else than the module, what was taken down of it, this method and the call that counts.
-        if parameters and not (self._may_wait and getrefcount(parameters) == 4 and self._waits_for(attributes, 0)):
+        parameters, buffers, children = _inner_of(values)
+        if parameters and not (self._may_wait and getrefcount(parameters) == _HELD and self._waits_for(attributes, 0)):
             pending.append(parameters)
-        if buffers and not (self._may_wait and getrefcount(buffers) == 4 and self._waits_for(attributes, 1)):
+        if buffers and not (self._may_wait and getrefcount(buffers) == _HELD and self._waits_for(attributes, 1)):
             pending.append(buffers)
-        if children:
+        if type(children) is dict:
+            if children and id(children) not in self._seen:
+                self._seen.add(id(children))
+                modules = (*children.values(),)
+                self._dicts.append((children, (*children,), modules))
+                pending += modules
+        else:
             pending.append(children)
-        self._attributes.append((attributes, names, values))
-        own = values[len(_NAMES) :]
+        own = values[_COUNT:]
         if not _NOTHING.issuperset(map(type, own)):
-            self._look_into(attributes, names[len(_NAMES) :], pending)
+            self._look_into(attributes, names[_COUNT:], pending)
 
     def _waits_for(self, attributes: dict[str, Any], place: int) -> bool:
         """Take down that the twins of a module's parameters, or buffers, may wait; return whether they may."""
@@ -303,9 +320,8 @@ class Swapped:
             self._keep_hooks(tensor, stand)
         if isinstance(self._stand_ins, Twins):
             self._stand_ins.looked_at.append(self._keep_hooks)
-        states = [state for _, _, state in self._waiting]
-        stands = self._stand_ins.wait(states) if isinstance(self._stand_ins, Twins) else []
-        for (attributes, name, state), waiting in zip(self._waiting, stands, strict=True):
+        for attributes, name, state in self._waiting:
+            waiting = self._stand_ins.wait(state) if isinstance(self._stand_ins, Twins) else None
             if waiting is not None:
                 attributes[name] = waiting  # the module's own dict stays as it is
                 self._waits.append(waiting)
@@ -322,6 +338,24 @@ class Swapped:
 
 
 _STATE_KINDS = frozenset({*_TENSORS, NoneType})
+
+
+def _references() -> int:
+    """Return how many references `_take_down_module` counts to a dict that a module alone holds."""
+
+    class Counting:
+        def count(self, attributes: dict[str, Any]) -> int:
+            values = (*attributes.values(),)
+            kept.append((attributes, (), values))
+            first, _, _ = _inner_of(values)
+            return getrefcount(first)
+
+    kept: list[Any] = []
+    module = nn.Module()
+    return Counting().count(module.__dict__)
+
+
+_HELD = _references()
 
 
 _EMPTY: Any = object()  # stands for what an empty slot holds

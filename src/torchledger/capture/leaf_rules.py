@@ -7,31 +7,34 @@ that checks (`Memo.is_checked`) each answer is compared with what a run books.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from torchledger.capture.shapes import Outline
+
 aten = torch.ops.aten
 
-Run = Callable[..., torch.Tensor]  # an operation and its arguments -> the tensor that it returns, or the first of them
-Rule = Callable[..., torch.Tensor]  # Run, attributes of the module, input, tensors of the module -> output
+Run = Callable[..., Outline]  # an operation and its arguments -> what it returns, or the first of that
+Rule = Callable[..., Outline]  # Run, attributes of the module, input, tensors of the module -> output
 
 
 class Unforeseen(Exception):
     """No rule tells what a call comes to."""
 
 
-def _convolution(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> torch.Tensor:
+def _convolution(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> Outline:
     stride, padding, dilation, groups, padding_mode = values
-    if padding_mode != "zeros" or isinstance(padding, str):
+    if padding_mode != "zeros" or any(type(value) is not tuple for value in (stride, padding, dilation)):
         raise Unforeseen
     nothing = (0,) * len(stride)
     return run(aten.convolution.default, x, weight, bias, stride, padding, dilation, False, nothing, groups)
 
 
-def _linear(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> torch.Tensor:
+def _linear(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> Outline:
     if x.dim() < 2 or not x.is_contiguous():
         raise Unforeseen
     if x.dim() == 2:
@@ -50,7 +53,7 @@ def _linear(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> torch.Tens
 def _batch_norm(*dims: int) -> Rule:
     """Return the rule of a batch norm that takes inputs of these numbers of dimensions."""
 
-    def rule(run: Run, values: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, _: Any) -> torch.Tensor:
+    def rule(run: Run, values: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, _: Any) -> Outline:
         track_running_stats, momentum, eps = values
         if x.dim() not in dims or not track_running_stats or mean is None or var is None:
             raise Unforeseen
@@ -60,45 +63,94 @@ def _batch_norm(*dims: int) -> Rule:
     return rule
 
 
-def _layer_norm(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> torch.Tensor:
+def _layer_norm(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> Outline:
     return run(aten.native_layer_norm.default, x, values[0], weight, bias, values[1])
 
 
-def _max_pool(run: Run, values: Any, x: Any) -> torch.Tensor:
+def _max_pool(run: Run, values: Any, x: Any) -> Outline:
     kernel, stride, padding, ceil_mode, dilation, return_indices = values
     if return_indices:
         raise Unforeseen
     kernel, stride, padding, dilation = map(_pair, (kernel, stride, padding, dilation))
-    return run(aten.max_pool2d_with_indices.default, x, kernel, stride, padding, dilation, ceil_mode)
+    args = [kernel, stride, padding, dilation, ceil_mode]
+    for default in (False, (1, 1), (0, 0)):  # torch leaves these out from the end
+        if args[-1] != default:
+            break
+        args.pop()
+    return run(aten.max_pool2d_with_indices.default, x, *args)
 
 
-def _adaptive_pool(run: Run, values: Any, x: Any) -> torch.Tensor:
-    if values[0] not in (1, (1, 1)) or x.dim() != 4:
+def _adaptive_pool(run: Run, values: Any, x: Any) -> Outline:
+    if x.dim() != 4:
         raise Unforeseen
-    return run(aten.mean.dim, x, (-1, -2), True)
+    sizes = values[0] if type(values[0]) is tuple else (values[0], values[0])
+    sizes = tuple(own if size is None else size for size, own in zip(sizes, x.shape[2:], strict=True))
+    if sizes == (1, 1):
+        return run(aten.mean.dim, x, (-1, -2), True)
+    return run(aten._adaptive_avg_pool2d.default, x, sizes)
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    return value if isinstance(value, tuple) else (value, value)
+    if type(value) is int:
+        return value, value
+    if type(value) is not tuple or len(value) != 2:
+        raise Unforeseen
+    return value
 
 
 def _activation(name: str) -> Rule:
     """Return the rule of a module that may write into its input, and has no more to say."""
     new, in_place = getattr(aten, name).default, getattr(aten, f"{name}_").default
 
-    def rule(run: Run, values: Any, x: Any) -> torch.Tensor:
+    def rule(run: Run, values: Any, x: Any) -> Outline:
         return run(in_place if values[0] else new, x)
 
     return rule
 
 
-def _relu6(run: Run, values: Any, x: Any) -> torch.Tensor:
+def _relu6(run: Run, values: Any, x: Any) -> Outline:
     inplace, low, high = values
     return run(aten.hardtanh_.default if inplace else aten.hardtanh.default, x, low, high)
 
 
-def _gelu(run: Run, values: Any, x: Any) -> torch.Tensor:
+def _gelu(run: Run, values: Any, x: Any) -> Outline:
+    if values[0] == "none":  # as torch leaves it out
+        return run(aten.gelu.default, x)
     return run(aten.gelu.default, x, approximate=values[0])
+
+
+def _identity(run: Run, values: Any, x: Any) -> Outline:
+    return x  # type: ignore[no-any-return]
+
+
+def _dropout(run: Run, values: Any, x: Any) -> Outline:
+    if not 0 <= values[0] <= 1:
+        raise Unforeseen
+    return x  # type: ignore[no-any-return]
+
+
+def _flatten(run: Run, values: Any, x: Any) -> Outline:
+    start, end = values
+    count = x.dim()
+    if not (type(start) is type(end) is int and -count <= start < count and -count <= end < count):
+        raise Unforeseen
+    start, end = start % count, end % count
+    if start >= end:
+        raise Unforeseen
+    return run(aten.view.default, x, (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
+
+
+def _avg_pool(run: Run, values: Any, x: Any) -> Outline:
+    kernel, stride, padding, ceil_mode, count_include_pad, divisor_override = values
+    kernel, stride, padding = map(_pair, (kernel, stride, padding))
+    if divisor_override == 0:
+        raise Unforeseen
+    args = [kernel, stride, padding, ceil_mode, count_include_pad, divisor_override]
+    for default in (None, True, False, (0, 0)):  # torch leaves these out from the end
+        if args[-1] != default:
+            break
+        args.pop()
+    return run(aten.avg_pool2d.default, x, *args)
 
 
 def _unary(name: str) -> Rule:
@@ -122,5 +174,9 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.Sigmoid: _unary("sigmoid"),
     nn.Tanh: _unary("tanh"),
     nn.MaxPool2d: _max_pool,
+    nn.AvgPool2d: _avg_pool,
     nn.AdaptiveAvgPool2d: _adaptive_pool,
+    nn.Identity: _identity,
+    nn.Dropout: _dropout,
+    nn.Flatten: _flatten,
 }

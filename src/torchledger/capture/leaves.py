@@ -16,19 +16,21 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from torchledger.capture.leaf_rules import RULES, Unforeseen
+from torchledger.capture.leaf_rules import RULES, Rule, Unforeseen
 from torchledger.capture.recorder import META, Recorder
 from torchledger.capture.scopes import Scopes
-from torchledger.capture.shapes import Memo, Output, classify
-from torchledger.capture.waiting import Waiting
+from torchledger.capture.shapes import Memo, Outline, Output, classify
+from torchledger.capture.waiting import Layout, Waiting
 from torchledger.record import Allocation, Entry, Operation, Shape
 
 _POOL = "kernel_size stride padding ceil_mode"
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # Class -> the attributes that its forward reads, besides its tensors and the flag `training`.
 _ATTRIBUTES: dict[type[nn.Module], str] = {
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), "stride padding dilation groups padding_mode"),
-    nn.Linear: "in_features",
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), "track_running_stats momentum eps"),
+    **dict.fromkeys(_CONVOLUTIONS, "stride padding dilation groups padding_mode"),
+    nn.Linear: "",
+    **dict.fromkeys(_BATCH_NORMS, "track_running_stats momentum eps"),
     nn.LayerNorm: "normalized_shape eps",
     nn.GroupNorm: "num_groups eps",
     **dict.fromkeys((nn.ReLU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid), "inplace"),
@@ -44,14 +46,45 @@ _ATTRIBUTES: dict[type[nn.Module], str] = {
     nn.AvgPool2d: f"{_POOL} count_include_pad divisor_override",
     nn.AdaptiveAvgPool2d: "output_size",
 }
+# Class -> the names of its parameters and of its buffers: rules take their tensors in this order.
+_WEIGHTS: dict[type[nn.Module], tuple[str, ...]] = dict.fromkeys(
+    (*_CONVOLUTIONS, nn.Linear, *_BATCH_NORMS, nn.LayerNorm, nn.GroupNorm), ("weight", "bias")
+)
+_BUFFERS: dict[type[nn.Module], tuple[str, ...]] = dict.fromkeys(
+    _BATCH_NORMS, ("running_mean", "running_var", "num_batches_tracked")
+)
+# What a forward calls of its own class.
+_METHODS = {**dict.fromkeys(_CONVOLUTIONS, ("_conv_forward",)), **dict.fromkeys(_BATCH_NORMS, ("_check_input_dim",))}
 _FIRST = "_forward_hooks _forward_pre_hooks _backward_hooks _backward_pre_hooks _parameters _buffers training".split()
 _own_hooks = operator.itemgetter(*_FIRST[:4])
-_HOOKS, _STATE, _TRAINING = slice(4), slice(4, 6), 6
-# Class -> what takes these, and the attributes, out of the dict of a module.
-_READ: dict[type[nn.Module], Callable[[dict[str, Any]], tuple[Any, ...]]] = {
-    kind: operator.itemgetter(*_FIRST, *names.split()) for kind, names in _ATTRIBUTES.items()
+
+
+class _Kind(NamedTuple):
+    """What is worth knowing of a class of layers: see above."""
+
+    read: Callable[[dict[str, Any]], tuple[Any, ...]]  # takes `_FIRST` and the attributes out of a module's dict
+    weights: tuple[str, ...]
+    buffers: tuple[str, ...]
+    hidden_by: tuple[str, ...]  # names that, in a module's dict, stand before what its class or state has
+    forward: Any  # as torch has it
+    rule: Rule | None
+
+
+_KINDS = {
+    kind: _Kind(
+        operator.itemgetter(*_FIRST, *names.split()),
+        weights := _WEIGHTS.get(kind, ()),
+        buffers := _BUFFERS.get(kind, ()),
+        ("forward", "_call_impl", *_METHODS.get(kind, ()), *weights, *buffers),
+        kind.forward,
+        RULES.get(kind),
+    )
+    for kind, names in _ATTRIBUTES.items()
 }
-_FORWARDS = [(kind, kind.forward) for kind in _ATTRIBUTES]  # as torch has them, before anybody patches it
+# As torch has them, before anybody patches it.
+_OWN_METHODS = [
+    (kind, name, getattr(kind, name)) for kind in _ATTRIBUTES for name in ("forward", *_METHODS.get(kind, ()))
+]
 _FUNCTIONS = [
     (home, name, getattr(home, name))
     for home, names in (
@@ -64,6 +97,16 @@ _FUNCTIONS = [
 _TENSORS = (torch.Tensor, nn.Parameter)
 _MODULE: Any = nn.Module
 _CALL, _OUTER_CALL = _MODULE._call_impl, _MODULE.__call__
+# Looked up once: a call asks for all of them.
+_C = torch._C
+_dispatch_modes, _function_modes = _C._len_torch_dispatch_stack, _C._len_torch_function_stack
+_any_autocast, _is_grad_enabled, _is_inference = (
+    _C._is_any_autocast_enabled, torch.is_grad_enabled, torch.is_inference_mode_enabled,
+)  # fmt: skip
+_transforms, _is_tracing = _C._functorch.peek_interpreter_stack, _C._get_tracing_state
+_FORWARD_HOOKS, _FORWARD_PRE_HOOKS = torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks
+_IN_TURN: Any = nn.Sequential.forward
+_ONE_BY_ONE: Any = nn.Sequential.__iter__
 
 
 class Made(NamedTuple):
@@ -80,18 +123,39 @@ class Done(NamedTuple):
     operations: tuple[Operation, ...]
     storages: tuple[Made, ...]
     output: Output
+    layout: Layout  # of the output
     writes: int  # how often it writes to its input, as autograd counts
     given: tuple[Shape]
     returned: tuple[Shape]
 
 
-# What a module holds: what tells, with its input, all that a call of it does; the values of its attributes; its
-# tensors, the user's own where they wait for their twins; the twins' storages; the places of parameters that wait.
-Held = tuple[tuple[Any, ...], tuple[Any, ...], Iterable["torch.Tensor | None"], Sequence[int], Sequence[int]]
+# What a module holds. What tells, with its input, all that a call of it does; the values of its attributes; the layouts
+# of its tensors; the storages of those that do not wait for their twins; the places of parameters that wait.
+Held = tuple[tuple[Any, ...], tuple[Any, ...], tuple[Layout | None, ...], Sequence[int], Sequence[int]]
+
+
+class Flow:
+    """What flows from one layer to the next: a tensor, or what one would be that nobody looks at.
+
+    `allocation` is that of the storage that a layer made of `base`, `offset` elements into which it lies, and of which
+    there is no tensor yet; None: `tensor` is there.
+    """
+
+    __slots__ = ("allocation", "base", "layout", "offset", "tensor")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor: torch.Tensor | None = tensor
+        self.layout: Layout = (tensor.shape, tensor.stride(), tensor.dtype)
+        self.allocation: Allocation | None = None
+        self.base: Output | None = None
+        self.offset = 0
 
 
 class Leaves:
-    """Answers the calls of a model's leaf modules while a run on meta lasts: a context."""
+    """Answers the calls of a model's leaf modules while a run on meta lasts: a context.
+
+    A Sequential of them is gone through without a tensor between one and the next.
+    """
 
     def __init__(self, modules: Iterable[nn.Module], recorder: Recorder, scopes: Scopes, memo: Memo) -> None:
         self._recorder = recorder
@@ -102,7 +166,7 @@ class Leaves:
         self._function_modes = 0
         self._is_patching = not recorder.is_real and _is_unpatched()
         if self._is_patching and recorder.replays_calls and not torch.is_grad_enabled():
-            self._leaves = {id(module): module for module in modules if type(module) in _READ}
+            self._leaves = {id(module): module for module in modules if type(module) in _KINDS}
 
     def __enter__(self) -> Leaves:
         if self._is_patching:
@@ -110,9 +174,9 @@ class Leaves:
             leaves = self._leaves
 
             def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-                if kwargs or len(args) != 1 or id(module) not in leaves:
-                    return self._run(module, args, kwargs)
-                return self._answer(module, args[0])
+                if id(module) in leaves and not kwargs and len(args) == 1:
+                    return self._answer(module, args[0])
+                return self._run(module, args, kwargs)
 
             _MODULE._call_impl = call
         return self
@@ -134,7 +198,10 @@ class Leaves:
             return _CALL(module, *args, **kwargs)
         self._scopes.enter(module, args)
         try:
-            returned = module.forward(*args, **kwargs)
+            if self._leaves and len(args) == 1 and not kwargs and _is_sequential(module):
+                returned = self._in_turn(module, args[0])
+            else:
+                returned = module.forward(*args, **kwargs)
         except Exception:
             self._scopes.leave(module, args, None)
             raise
@@ -142,41 +209,73 @@ class Leaves:
         return returned
 
     def _answer(self, module: nn.Module, x: Any) -> Any:
-        key = done = None
+        """Return what a leaf returns, without running it where that can be told."""
+        held = done = None
         with torch._C.DisableTorchFunction():  # asking a tensor for its shape would go through the front door
             if type(x) is torch.Tensor and self._is_plain_run() and self._is_plain_input(x):
                 held = self._held_by(module)
                 if held is not None:
-                    key = (x.shape, x.stride(), x.dtype, held[0])
-                    try:
-                        done = self._calls.get(key)
-                    except TypeError:  # a list for a tuple, which has no hash
-                        key = None
-                    if done is None and key is not None:
-                        done = self._foreseen(module, held, x, key)
+                    flow = Flow(x)
+                    done = self._known(module, held, flow.layout)
                     if done is not None and not self._memo.is_checked:
-                        return self._replay(module, held, x, done)
-        if key is None:
+                        self._book(module, held, done, flow)
+                        return flow.tensor if flow.allocation is None else self._made(flow)
+        if held is None or not _is_hashable(held[0]):
             return self._run(module, (x,), {})
-        returned, does = self._watched(module, x, key)
+        returned, does = self._watched(module, x, held)
         if done is not None and does != done:
             raise AssertionError(f"{type(module).__name__}: the memo has {done}, a call does {does}")
         return returned
 
+    def _in_turn(self, sequential: nn.Module, x: Any) -> Any:
+        """Return what the modules of a Sequential make of `x` one after the other."""
+        flow: Flow | None = None
+        leaves, is_checked = self._leaves, self._memo.is_checked
+        for module in sequential._modules.values():
+            if id(module) in leaves and not is_checked:
+                with torch._C.DisableTorchFunction():
+                    if flow is None and type(x) is torch.Tensor and self._is_plain_run() and self._is_plain_input(x):
+                        flow = Flow(x)
+                    held = self._held_by(module) if flow is not None else None
+                    done = self._known(module, held, flow.layout) if flow is not None and held is not None else None
+                    if flow is not None and held is not None and done is not None:
+                        self._book(module, held, done, flow)
+                        x = None  # what is made of it may outlive it
+                        continue
+            if flow is not None:
+                x, flow = self._tensor(flow), None
+            x = module(x)  # type: ignore[misc]
+        return x if flow is None else self._tensor(flow)
+
+    def _tensor(self, flow: Flow) -> torch.Tensor | None:
+        if flow.allocation is None:
+            return flow.tensor
+        with torch._C.DisableTorchFunction():
+            return self._made(flow)
+
+    def _known(self, module: nn.Module, held: Held, layout: Layout) -> Done | None:
+        """Return what a call does: remembered, or by rule; None where neither tells."""
+        key = layout, held[0]
+        try:
+            done = self._calls.get(key)
+        except TypeError:  # a list for a tuple, which has no hash
+            return None
+        return done or self._foreseen(module, held, layout, key)
+
     def _is_plain_run(self) -> bool:
         """Whether nothing is at work now that could change what a call does: modes, transforms, hooks."""
         return (
-            torch._C._len_torch_dispatch_stack() == 1
-            and torch._C._len_torch_function_stack() == self._function_modes
-            and not torch._C._is_any_autocast_enabled()
-            and not torch.is_grad_enabled()
-            and not torch.is_inference_mode_enabled()
-            and torch._C._functorch.peek_interpreter_stack() is None
+            _dispatch_modes() == 1
+            and _function_modes() == self._function_modes
+            and not _any_autocast()
+            and not _is_grad_enabled()
+            and not _is_inference()
             and self._recorder.replays_calls
-            and len(torch_module._global_forward_hooks) == 1
-            and len(torch_module._global_forward_pre_hooks) == 1
+            and len(_FORWARD_HOOKS) == 1
+            and len(_FORWARD_PRE_HOOKS) == 1
             and self._scopes.is_inside
-            and not torch._C._get_tracing_state()
+            and _transforms() is None
+            and not _is_tracing()
         )
 
     def _is_plain_input(self, x: torch.Tensor) -> bool:
@@ -185,37 +284,44 @@ class Leaves:
             and x.layout is torch.strided
             and x.dtype.is_floating_point
             and not x.is_neg()
+            and not x.is_inference()
             and self._recorder.is_plain(x.untyped_storage()._cdata)
         )
 
     def _held_by(self, module: nn.Module) -> Held | None:
         """Return what a module holds now; None where its call must run."""
-        attributes = module.__dict__
-        kind = type(module)
+        cls, attributes = type(module), module.__dict__
+        read, weights, statistics, hidden_by, forward, _ = _KINDS[cls]
         try:
-            found = _READ[kind](attributes)
+            found = read(attributes)
         except KeyError:
             return None
-        if any(found[_HOOKS]) or "forward" in attributes or "_call_impl" in attributes:
-            return None
-        if found[_TRAINING] is not False or module._compiled_call_impl is not None:
+        # Hooks before forward and after, before backward and after, as `_FIRST` has them.
+        if found[0] or found[1] or found[2] or found[3] or found[6] is not False or cls.forward is not forward:
             return None  # in train mode statistics change and elements are drawn
-        values = found[_TRAINING + 1 :]
-        parameters, buffers = found[_STATE]
-        key = (kind, values, tuple(map(type, values)))
+        if module._compiled_call_impl is not None:
+            return None
+        for name in hidden_by:
+            if name in attributes:
+                return None
+        parameters, buffers, values = found[4], found[5], found[7:]
         if not parameters and not buffers:
-            return key, values, (), (), ()
-        if isinstance(parameters, Waiting) and parameters.is_waiting:
+            return None if weights else ((cls, values, (*map(type, values),)), values, (), (), ())
+        if type(parameters) is Waiting and parameters.is_waiting and parameters.names == weights:
+            layouts = parameters.layouts
             if not buffers:
-                return (*key, parameters.layouts), values, parameters.real.values(), (), parameters.places
-            if isinstance(buffers, Waiting) and buffers.is_waiting:
-                tensors = (*parameters.real.values(), *buffers.real.values())
-                return (*key, parameters.layouts, buffers.layouts), values, tensors, (), parameters.places
-        return self._held_in_part(key, values, (parameters, buffers))
+                key: tuple[Any, ...] = (cls, values, (*map(type, values),), layouts)
+                return None if statistics else (key, values, layouts, (), parameters.places)
+            if type(buffers) is Waiting and buffers.is_waiting and buffers.names == statistics:
+                key = (cls, values, (*map(type, values),), layouts, buffers.layouts)
+                return key, values, layouts + buffers.layouts, (), parameters.places
+        if (*parameters,) != weights or (*buffers,) != statistics:
+            return None
+        return self._held_in_part((cls, values, (*map(type, values),)), values, (parameters, buffers))
 
     def _held_in_part(self, key: tuple[Any, ...], values: tuple[Any, ...], states: tuple[Any, ...]) -> Held | None:
         """Return what a module holds that was looked at, or a part of which was."""
-        tensors: list[torch.Tensor | None] = []
+        layouts: list[Layout | None] = []
         storages: list[int] = []
         places: list[int] = []
         for state in states:
@@ -223,21 +329,22 @@ class Leaves:
                 continue
             if isinstance(state, Waiting) and state.is_waiting:
                 key = (*key, state.layouts)
-                tensors += state.real.values()
+                layouts += state.layouts
                 places += state.places
                 continue
             found = list(state.values())
             if not all(self._is_plain_state(tensor, storages) for tensor in found):
                 return None
-            tensors += found
-            key = (*key, tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in found))
-        return key, values, tensors, storages, places
+            laid = tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in found)
+            layouts += laid
+            key = (*key, laid)
+        return key, values, tuple(layouts), storages, places
 
     def _is_plain_state(self, tensor: Any, storages: list[int]) -> bool:
         """Whether a tensor has a storage that is a parameter's or buffer's alone, which goes to `storages`; or none."""
         if tensor is None:
             return True
-        if type(tensor) not in _TENSORS or tensor.layout is not torch.strided:
+        if type(tensor) not in _TENSORS or tensor.layout is not torch.strided or tensor.is_neg():
             return False
         storage = tensor.untyped_storage()._cdata
         # A norm's count of batches is known, and is not read in eval mode.
@@ -247,68 +354,104 @@ class Leaves:
         storages.append(storage)
         return True
 
-    def _foreseen(self, module: nn.Module, held: Held, x: torch.Tensor, key: Any) -> Done | None:
+    def _foreseen(self, module: nn.Module, held: Held, layout: Layout, key: Any) -> Done | None:
         """Return what a call will do by rule, and remember it; None where no rule tells."""
-        rule = RULES.get(type(module))
-        if rule is None:
+        rule = _KINDS[type(module)].rule
+        _, values, layouts, *_ = held
+        if rule is None or not all(map(_is_plain, values)):
             return None
         operations: list[Operation] = []
         storages: list[Made] = []
+        x = Outline(*layout)
 
-        def run(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-            template, tensors = self._recorder.foreseen(func, args, kwargs)
-            for place, output in enumerate(template.outputs):
-                if output.source is None:  # contiguous, by any rule; what comes beside the first is dropped at once
-                    size = output.size.numel() * output.dtype.itemsize
-                    storages.append(Made(size, len(operations), len(operations) + 1 if place else None))
+        def run(func: Any, *args: Any, **kwargs: Any) -> Outline:
+            template, outlines = self._recorder.foreseen(func, args, kwargs)
+            place = len(operations)
             operations.append(template.operation)
-            return template.replay(tensors)[0]
+            first: Outline | None = None
+            for source, is_argument, size, stride, dtype, offset in template.outputs:
+                if source is None:  # contiguous, by any rule; what comes beside the first is dropped at once
+                    died = None if first is None else place + 1
+                    storages.append(Made(size.numel() * dtype.itemsize, place, died))
+                    first = first or Outline(size, stride, dtype)
+                elif first is None:
+                    base = outlines[source]
+                    at = base.offset + offset
+                    first = base if is_argument else Outline(size, stride, dtype, base.root or base, at)
+            if first is None:
+                raise Unforeseen
+            return first
 
         try:
-            with torch._C._DisableTorchDispatch():
-                returned = rule(run, held[1], x, *held[2])
+            returned = rule(run, values, x, *[None if of is None else Outline(*of) for of in layouts])
         except Unforeseen:
             return None
-        (output,), _ = classify([returned], [x])
+        except Exception:
+            if self._memo.is_checked:
+                raise
+            return None  # of attributes of another sort than the rule knows: torch shall say what is wrong, if it is
+        source = 0 if returned is x or returned.root is x else None
+        laid = returned.shape, returned.strides, returned.dtype
+        output = Output(source, returned is x, *laid, 0 if source is None else returned.offset)
         given, shapes = (tuple(x.shape),), (tuple(returned.shape),)
-        done = Done(tuple(operations), tuple(storages), output, int(output.is_argument), given, shapes)
+        writes = int(returned is x and bool(operations))
+        done = Done(tuple(operations), tuple(storages), output, laid, writes, given, shapes)
         self._memo.put_call(key, done)
         return done
 
-    def _replay(self, module: nn.Module, held: Held, x: torch.Tensor, done: Done) -> torch.Tensor:
+    def _book(self, module: nn.Module, held: Held, done: Done, flow: Flow) -> None:
+        """Book a call that does not run, and have `flow` be what it returns."""
         recorder = self._recorder
-        entries, allocations = recorder.record.entries, recorder.record.allocations
+        record, places = recorder.record, recorder.places
+        entries = record.entries
         start = len(entries)
-        source, is_argument, size, stride, dtype, offset = done.output
-        if is_argument:
-            returned = x
-        else:
-            with torch._C._DisableTorchDispatch():  # making the output is no operation
-                if source is None:
-                    returned = torch.empty_strided(size, stride, dtype=dtype, device=META)
-                else:
-                    returned = torch.as_strided(x, size, stride, x.storage_offset() + offset)
-        for _ in range(done.writes):
-            torch._C._increment_version([x])
-        call = self._scopes.answered(module, done.given, done.returned)
-        for operation in done.operations:
-            entries.append(Entry(recorder.place_of(operation), call))
-        *_, storages, parameters = held
-        if storages:
-            recorder.routes.touched.update(storages)
-        if parameters:
-            recorder.routes.used.update(parameters)
-        for size_of, born, died in done.storages:
+        operations, storages, output, layout, writes, given, returned = done
+        call = self._scopes.answered(module, given, returned)
+        for operation in operations:
+            place = places.get(id(operation))
+            entries.append(Entry(recorder.place_of(operation) if place is None else place, call))
+        _, _, _, seen, waiting = held
+        if seen:
+            recorder.routes.touched.update(seen)
+        if waiting:
+            recorder.routes.used.update(waiting)
+        for _ in range(writes):
+            if flow.tensor is not None:
+                torch._C._increment_version([flow.tensor])
+        before = flow.allocation
+        for size_of, born, died in storages:
+            allocation = Allocation(size_of, start + born, None if died is None else start + died, "activation")
+            record.allocations.append(allocation)
             if died is None:
-                allocation = Allocation(size_of, start + born, None, "activation")
-                recorder.watch(returned.untyped_storage(), allocation)
+                flow.allocation = allocation
+        if output.source is None:
+            if before is not None:  # nothing holds it any more
+                before.died = len(entries)
+            flow.base, flow.offset, flow.tensor = output, 0, None
+        elif not output.is_argument:
+            if flow.tensor is None:
+                flow.offset += output.offset
             else:
-                allocation = Allocation(size_of, start + born, start + died, "activation")
-            allocations.append(allocation)
-        return returned
+                x = flow.tensor
+                with torch._C._DisableTorchDispatch():  # making it is no operation
+                    flow.tensor = torch.as_strided(x, output.size, output.stride, x.storage_offset() + output.offset)
+        flow.layout = layout
 
-    def _watched(self, module: nn.Module, x: torch.Tensor, key: Any) -> tuple[Any, Done | None]:
+    def _made(self, flow: Flow) -> torch.Tensor:
+        """Return a tensor for what the last layers have made."""
+        base, allocation = flow.base, flow.allocation
+        assert base is not None and allocation is not None
+        with torch._C._DisableTorchDispatch():  # making it is no operation
+            tensor = torch.empty_strided(base.size, base.stride, dtype=base.dtype, device=META)
+            self._recorder.watch(tensor.untyped_storage(), allocation)
+            size, stride, _ = flow.layout
+            if flow.offset or size != base.size or stride != base.stride:
+                tensor = torch.as_strided(tensor, size, stride, flow.offset)
+        return tensor
+
+    def _watched(self, module: nn.Module, x: torch.Tensor, held: Held) -> tuple[Any, Done | None]:
         """Run a call as it is written, and remember it where it can be replayed."""
+        key = (x.shape, x.stride(), x.dtype), held[0]
         recorder, record = self._recorder, self._recorder.record
         entries, calls, allocations = len(record.entries), len(record.calls), len(record.allocations)
         remarks = len(recorder.known.reasons), recorder.saw_foreign, len(record.in_place)
@@ -323,7 +466,7 @@ class Leaves:
                 and len(record.calls) == calls + 1
             )
             done = _done(x, returned, recorder, entries, calls, allocations, x._version - version) if is_plain else None
-        if done is not None:
+        if done is not None and all(map(_is_plain, held[1])):
             self._memo.put_call(key, done)
         return returned, done
 
@@ -353,13 +496,35 @@ def _done(
     storages = tuple(
         Made(one.bytes, one.born - entries, None if one.died is None else one.died - entries) for one in made
     )
-    return Done(operations, storages, output, writes, (tuple(x.shape),), (tuple(returned.shape),))
+    layout = returned.shape, returned.stride(), returned.dtype
+    return Done(operations, storages, output, layout, writes, (tuple(x.shape),), (tuple(returned.shape),))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number, a text or a tuple of such, and no object of the user's to keep."""
+    return type(value) in _PLAIN or (type(value) is tuple and all(type(item) in _PLAIN for item in value))
+
+
+_PLAIN = frozenset({int, float, bool, str, type(None)})
+
+
+def _is_hashable(key: Any) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_sequential(module: nn.Module) -> bool:
+    """Whether forward calls one module after the other, as nn.Sequential has it."""
+    kind: Any = type(module)
+    is_one = kind.forward is _IN_TURN and getattr(kind, "__iter__", None) is _ONE_BY_ONE
+    return is_one and "forward" not in module.__dict__
 
 
 def _is_unpatched() -> bool:
     """Whether the classes and functions at work are torch's own: somebody may have put others in their place."""
     if _MODULE._call_impl is not _CALL or _MODULE.__call__ is not _OUTER_CALL:
         return False
-    return all(kind.forward is forward for kind, forward in _FORWARDS) and all(
-        getattr(home, name) is function for home, name, function in _FUNCTIONS
-    )
+    return all(getattr(home, name) is function for home, name, function in (*_OWN_METHODS, *_FUNCTIONS))

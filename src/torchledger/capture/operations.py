@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ import torch
 
 from torchledger.canonical import canonical
 from torchledger.capture.routing import CHOOSING
-from torchledger.capture.shapes import Output
+from torchledger.capture.shapes import Outline, Output
 from torchledger.record import Operation, OutputInfo, TensorInfo, TensorRef
 
 _UNKEYED = (torch.Generator, torch.ScriptObject)
@@ -37,6 +37,7 @@ FILLED_WITH: dict[str, int | str] = {
     **dict.fromkeys("fill fill_".split(), "value"),
 }
 _PACKED = "PackedParamsBase"  # of quantised layers
+_PLACES = frozenset(("device", "layout", "pin_memory", "generator", "non_blocking"))  # where it lies, not what it is
 T = TypeVar("T")
 
 
@@ -48,6 +49,7 @@ class Kind:
     parameters: tuple[str, ...]
     defaults: dict[str, object]
     takes_device: bool
+    takes_place: bool  # or a layout, a generator: what is no part of an operation
     composite: bool
     can_replay: bool
     reshapes: bool  # changes the sizes of its argument
@@ -89,6 +91,7 @@ def learn(func: Any) -> Kind:
         parameters=names,
         defaults={a.name: a.default_value for a in arguments if a.has_default_value() and a.default_value is not None},
         takes_device="device" in names,
+        takes_place=not _PLACES.isdisjoint(names),
         composite=_has_kernel(func, "CompositeImplicitAutograd")
         and not (_has_kernel(func, "CPU") and _has_kernel(func, "Meta")),  # silu_backward runs whole
         reshapes=torch.Tag.inplace_view in func.tags,
@@ -140,6 +143,19 @@ def flatten(values: Any, tensors: list[torch.Tensor], storages: list[int], key: 
     return is_meta
 
 
+def outlined(values: Iterable[Any], outlines: list[Outline], key: list[Any]) -> None:
+    """Append to `key` what `flatten` would for the tensors that outlines stand for; these go to `outlines`."""
+    for value in values:
+        kind = type(value)
+        if kind is Outline:
+            outlines.append(value)
+            key += (value.shape, value.strides, value.dtype)
+        elif kind is tuple or kind is list:
+            key += (*map(type, value), *value, len(value))
+        else:
+            key += (kind, value)
+
+
 _KEYED = frozenset({int, float, bool, type(None), str, torch.dtype, torch.device, torch.layout, torch.memory_format})
 
 
@@ -167,7 +183,7 @@ def keyed(tensors: list[torch.Tensor]) -> list[Any]:
     return [*key, sharing(tensors, storages)]
 
 
-def tensor_info(tensor: torch.Tensor) -> TensorInfo:
+def tensor_info(tensor: torch.Tensor | Outline) -> TensorInfo:
     return _interned(tensor.shape, tensor.stride() if tensor.layout == torch.strided else None, tensor.dtype)
 
 
@@ -183,34 +199,37 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def arguments_of(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, object]:
+def arguments_of(kind: Kind, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, object]:
     """Return the arguments by schema name, tensors as references in the order that `tensors_in` meets them."""
     count = 0
 
     def plain(value: Any) -> object:
         nonlocal count
-        if type(value) in _NUMBERS:
-            return value
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, _REFERRED):
             count += 1
-            return TensorRef(count - 1)
+            return _REFERENCES[count - 1] if count <= len(_REFERENCES) else TensorRef(count - 1)
         if isinstance(value, (list, tuple)):
-            return tuple(value) if _NUMBERS.issuperset(map(type, value)) else tuple(plain(item) for item in value)
+            return tuple(value) if _NUMBERS.issuperset(map(type, value)) else tuple(map(plain, value))
         if value is None or isinstance(value, (bool, int, float, complex, str)):
             return value
         return None if isinstance(value, _UNKEYED) else str(value).removeprefix("torch.")
 
-    given = dict(zip(kind.parameters, args, strict=False))
-    given.update(kwargs)
-    found = {name: plain(value) for name, value in given.items()}
+    found: dict[str, object] = {}
+    for name, value in zip(kind.parameters, args, strict=False):
+        found[name] = value if type(value) in _NUMBERS else plain(value)
+    for name, value in kwargs.items():
+        found[name] = value if type(value) in _NUMBERS else plain(value)
     for name, value in kind.defaults.items():
         if name not in found:
             found[name] = plain(value)
-    for name in _PLACES:
-        found.pop(name, None)
+    if kind.takes_place:
+        for name in _PLACES:
+            found.pop(name, None)
     return found
 
 
+_REFERRED = (torch.Tensor, Outline)
+_REFERENCES = tuple(map(TensorRef, range(16)))
 _NUMBERS = frozenset({bool, int, float, type(None)})
 
 
@@ -225,13 +244,12 @@ def unpacked(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[
     return found
 
 
-_PLACES = ("device", "layout", "pin_memory", "generator", "non_blocking")  # where it lies, not what it is
 
 
 def operation_of(
     name: str,
     arguments: dict[str, object],
-    given: list[torch.Tensor],
+    given: Sequence[torch.Tensor | Outline],
     outputs: tuple[Output, ...],
     infos: tuple[TensorInfo, ...] | None = None,
 ) -> Operation:
@@ -241,8 +259,10 @@ def operation_of(
     return Operation(name, arguments, infos, made, _repeated(given, infos))
 
 
-def _repeated(tensors: list[torch.Tensor], infos: tuple[TensorInfo, ...]) -> tuple[int, ...]:
+def _repeated(tensors: Sequence[torch.Tensor | Outline], infos: tuple[TensorInfo, ...]) -> tuple[int, ...]:
     """Return the inputs that cover the same elements as an earlier one: the same tensor, or its transpose."""
+    if not tensors or type(tensors[0]) is Outline:  # each lies in a storage of its own
+        return ()
     strided = [tensor for tensor in tensors if tensor.layout == torch.strided]
     if len(strided) < 2 or sharing(strided, storages_of(strided)) is None:
         return ()

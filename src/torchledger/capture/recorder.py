@@ -33,6 +33,7 @@ from torchledger.capture.operations import (
     keyed,
     learn,
     operation_of,
+    outlined,
     sharing,
     storages_of,
     tensor_info,
@@ -41,7 +42,7 @@ from torchledger.capture.operations import (
 from torchledger.capture.routing import Routes, choice_of
 from torchledger.capture.scopes import Scopes
 from torchledger.capture.shape_rules import RULES, corrects
-from torchledger.capture.shapes import Holes, Memo, Nothing, Output, Template, classify
+from torchledger.capture.shapes import Holes, Memo, Nothing, Outline, Output, Template, classify
 from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import TABLES, Allocation, Entry, Operation, Phase, Record, StorageKind, TensorInfo
@@ -138,9 +139,11 @@ class Recorder(TorchDispatchMode):
         self._twins = stand_ins if isinstance(stand_ins, Twins) else None
         self._copies = stand_ins if isinstance(stand_ins, Copies) else None
         self._memo = memo
+        self._may_replay = memo is not None and self._twins is not None and synchronize is None
         self._paused = False
-        self._places: dict[Any, int] = {}  # id of an operation (held there), or its key -> place in record.operations
+        self.places: dict[Any, int] = {}  # id of an operation (held there), or its key -> place in record.operations
         self._lives: list[_Life] = []
+        self._on_death = self._died  # bound once
         self._known: set[int] = set()  # storages alive that are booked
         self._protected: set[int] = set()  # those that a real run must set aside before it writes to them
         self.saw_foreign = False  # a tensor that no operation seen here made
@@ -188,13 +191,14 @@ class Recorder(TorchDispatchMode):
             self.record.allocations.append(allocation)
             self.watch(storage, allocation)
 
-    def expect(self, tensor: torch.Tensor, size: int, kind: StorageKind, owner: int) -> None:
-        """Book the storage, of `size` bytes, of a tensor of the user's as alive from the start.
+    def expect(self, tensors: list[torch.Tensor], sizes: list[int], kind: StorageKind, first: int) -> None:
+        """Book the storages of tensors of the user's, of these bytes, as alive from the start; `first` owns the first.
 
-        The tensor has no stand-in yet, and may never get one.
+        They have no stand-ins yet, and may never get one.
         """
-        allocation = self._expected[id(tensor)] = Allocation(size, 0, None, kind, owner)
-        self.record.allocations.append(allocation)
+        booked = [Allocation(size, 0, None, kind, owner) for owner, size in enumerate(sizes, first)]
+        self.record.allocations += booked
+        self._expected.update(zip(map(id, tensors), booked, strict=True))
 
     def arrived(self, tensor: torch.Tensor, stand_in: torch.Tensor) -> None:
         """Know the stand-in of a tensor that waited for one."""
@@ -254,7 +258,7 @@ class Recorder(TorchDispatchMode):
     def watch(self, storage: torch.UntypedStorage, allocation: Allocation | None) -> None:
         """Know a storage by its address until it dies: the next one may get the same."""
         address = storage._cdata
-        life = _Life(storage, self._died)
+        life = _Life(storage, self._on_death)
         life.allocation = allocation
         life.record = self.record  # another one while the run steps aside
         life.storage = address
@@ -277,15 +281,8 @@ class Recorder(TorchDispatchMode):
     @property
     def replays_calls(self) -> bool:
         """Whether a module's call may be answered from an earlier one, as far as this mode goes."""
-        return not (
-            self._memo is None
-            or self._twins is None
-            or self._paused
-            or self._silent
-            or self.autocast
-            or self.keeps_dtypes
-            or self.routes.is_on
-            or self._synchronize is not None
+        return self._may_replay and not (
+            self._paused or self._silent or self.autocast or self.keeps_dtypes or self.routes.is_on
         )
 
     def is_plain(self, storage: int) -> bool:
@@ -306,21 +303,22 @@ class Recorder(TorchDispatchMode):
 
     def is_remembered(self, operation: Operation) -> bool:
         """Whether an operation of this record is the memo's own."""
-        return id(operation) in self._places
+        return id(operation) in self.places
 
     def close(self) -> None:
         """Stop listening to storages: what is alive now outlived the run."""
         self._lives.clear()
+        del self._on_death  # it leads back here
 
     @contextmanager
     def aside(self) -> Iterator[Record]:
         """Book what runs into a record of its own."""
         record = Record(self.record.model, self.record.mode, self.record.batch, self.record.torch_version)
-        before, self.record, places, self._places = self.record, record, self._places, {}
+        before, self.record, places, self.places = self.record, record, self.places, {}
         try:
             yield record
         finally:
-            self.record, self._places = before, places
+            self.record, self.places = before, places
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -513,27 +511,26 @@ class Recorder(TorchDispatchMode):
                 self._chose(func, kind, args, kwargs, tensors, returned)
         return returned[0] if template.container is None else template.container(returned)
 
-    def foreseen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Template, list[torch.Tensor]]:
-        """Return what an operation will do, as a shape rule has it, and the tensors that it is given.
+    def foreseen(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Template, list[Outline]]:
+        """Return what an operation will do, as a shape rule has it, and which outlines it is given.
 
-        The user's own may stand among these for their twins: nothing runs. Raise Unforeseen where none has it.
+        They stand for tensors in storages of their own, or as far as they lie in one, for the same. Raise Unforeseen
+        where no rule has an answer.
         """
         kind = KINDS.get(func) or learn(func)
-        tensors: list[torch.Tensor] = []
-        storages: list[int] = []
+        outlines: list[Outline] = []
         key: list[Any] = [func, torch.get_default_dtype()]
-        flatten(args, tensors, storages, key)
+        outlined(args, outlines, key)
         if kwargs:
             key.extend(kwargs)
-            flatten(kwargs.values(), tensors, storages, key)
-        if len(tensors) > 1:
-            key.append(sharing(tensors, storages))
-        known = tuple(key)
+            outlined(kwargs.values(), outlines, key)
+        if len(outlines) > 1:
+            key.append(None)  # as where none share a storage
         # The rule must answer, also where the memo could: on the way to what it does not know, torch may do more.
-        template = self._by_rule(func, kind, args, kwargs, tensors, known)
+        template = self._by_rule(func, kind, args, kwargs, outlines, tuple(key))
         if template is None:
             raise Unforeseen
-        return template, tensors
+        return template, outlines
 
     def _comes_apart(self, kind: Kind) -> bool:
         """Whether an operation is booked as what it is made of."""
@@ -583,9 +580,9 @@ class Recorder(TorchDispatchMode):
         self,
         func: Any,
         kind: Kind,
-        args: tuple[Any, ...],
+        args: Sequence[Any],
         kwargs: dict[str, Any],
-        tensors: list[torch.Tensor],
+        tensors: Sequence[torch.Tensor | Outline],
         key: Any,
     ) -> Template | None:
         """Return what the operation does as a shape rule has it, and remember it; None where no rule answers."""
@@ -740,16 +737,16 @@ class Recorder(TorchDispatchMode):
             call = self.scopes.of_backward()
             if operation.name in _WRITES and _is_in_place(operation.name, given):
                 self.record.in_place.append(entry)
-        place = self._places.get(id(operation) if key is None else key)
+        place = self.places.get(id(operation) if key is None else key)
         self.record.entries.append(Entry(self.place_of(operation, key) if place is None else place, call, phase))
         if self._synchronize is not None:
             self.seconds.append(self._spent)
 
     def place_of(self, operation: Operation, key: Any = None) -> int:
         key = id(operation) if key is None else key
-        place = self._places.get(key)
+        place = self.places.get(key)
         if place is None:
-            place = self._places[key] = len(self.record.operations)
+            place = self.places[key] = len(self.record.operations)
             self.record.operations.append(operation)
         return place
 

@@ -51,8 +51,9 @@ class Scopes:
         self._relative: dict[int, dict[int, str]] = {}
         self._walked: set[int] = set()
         self._held: list[nn.Module] = []  # forward may make modules: their ids stay their own while this lasts
+        self._numbers: dict[int, int] = {}  # of each module: its row under its first path
         for number, (path, module) in enumerate(self._first.values()):
-            self._modules[path, id(module)] = len(record.modules)
+            self._numbers[id(module)] = number
             record.modules.append(ModuleInfo(path, type(module).__name__, not module._modules, number))
         record.calls.append(ModuleCall(0, None, 0))
         _, model = next(iter(modules.values()))
@@ -166,8 +167,13 @@ class Scopes:
         above = record.calls[call].module
         row = self._rows.get((above, id(module)))
         if row is None:
-            row = self._rows[above, id(module)] = self._module_index(caller, record.modules[above].path, module)
-            self._held.append(module)
+            holder = record.modules[above]
+            row = self._numbers.get(id(module))
+            # Under its first path, where the caller that has that holds it: most calls.
+            if row is None or holder.registered is None or record.modules[row].path.rpartition(".")[0] != holder.path:
+                row = self._module_index(caller, holder.path, module)
+                self._held.append(module)
+            self._rows[above, id(module)] = row
         return row
 
     def _module_index(self, caller: nn.Module, caller_path: str, module: nn.Module) -> int:
@@ -189,13 +195,15 @@ class Scopes:
         if name:
             path = f"{caller_path}.{name}" if caller_path else name
         elif id(module) in self._first:
-            path = self._first[id(module)][0]
+            path, _ = self._first[id(module)]
         else:
             path = f"{caller_path}.<{type(module).__name__}>".lstrip(".")
+        first = self._first.get(id(module))
+        if first is not None and first[0] == path:
+            return self._numbers[id(module)]
         key = (path, id(module))
         if key not in self._modules:
-            same_as = self._first[id(module)][0] if id(module) in self._first else None
-            same_as = None if same_as == path else same_as
+            same_as = None if first is None else first[0]
             self._modules[key] = len(self.record.modules)
             self.record.modules.append(ModuleInfo(path, type(module).__name__, not module._modules, None, same_as))
         return self._modules[key]

@@ -118,6 +118,12 @@ def _pooled(x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_
     return fresh((*x.shape[:-2], *sizes), x.dtype)
 
 
+def _adaptive_avg_pool(x: Any, sizes: Any) -> Outputs | None:
+    if x.dim() != 4 or not _plain(x) or not x.is_floating_point() or len(sizes) != 2 or min(sizes) < 1:
+        return None
+    return (fresh((*x.shape[:-2], *sizes), x.dtype),)
+
+
 def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, *_: Any) -> Outputs | None:
     if x.dim() < 2 or not _plain(x) or x.dtype not in _SHARED or not x.numel():
         return None
@@ -245,6 +251,7 @@ def _table() -> dict[str, Callable[..., Outputs | None]]:
         "convolution.default": _convolution,
         "max_pool2d_with_indices.default": _max_pool,
         "avg_pool2d.default": _avg_pool,
+        "_adaptive_avg_pool2d.default": _adaptive_avg_pool,
         "native_batch_norm.default": _batch_norm,
         "native_layer_norm.default": _layer_norm,
         "cat.default": _cat,

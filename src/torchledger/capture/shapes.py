@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,62 @@ class Output(NamedTuple):
     stride: tuple[int, ...]
     dtype: torch.dtype
     offset: int  # a view's, relative to its source
+
+
+class Outline:
+    """Sizes, strides and dtype of a tensor that is not there, as shape rules ask a tensor for them.
+
+    `root`: the outline whose storage it lies in, `offset` elements from where that begins; None: its own.
+    """
+
+    __slots__ = ("dtype", "offset", "root", "shape", "strides")
+    layout = torch.strided
+
+    def __init__(
+        self,
+        shape: torch.Size,
+        strides: tuple[int, ...],
+        dtype: torch.dtype,
+        root: Outline | None = None,
+        offset: int = 0,
+    ) -> None:
+        self.shape, self.strides, self.dtype = shape, strides, dtype
+        self.root, self.offset = root, offset
+
+    def stride(self) -> tuple[int, ...]:
+        return self.strides
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def is_floating_point(self) -> bool:
+        return self.dtype.is_floating_point
+
+    def is_contiguous(self, memory_format: torch.memory_format = torch.contiguous_format) -> bool:
+        order = _INNERMOST_FIRST.get(memory_format)
+        if order is None:
+            if 0 in self.shape:  # whatever the strides
+                return True
+            order = range(len(self.shape) - 1, -1, -1)
+        elif len(order) != len(self.shape):
+            return False
+        step = 1
+        for dim in order:
+            size = self.shape[dim]
+            if size != 1:
+                if self.strides[dim] != step:
+                    return False
+                step *= size
+        return True
+
+
+_INNERMOST_FIRST: dict[torch.memory_format, Sequence[int]] = {
+    torch.channels_last: (1, 3, 2, 0),
+    torch.channels_last_3d: (1, 4, 3, 2, 0),
+}
 
 
 class Nothing(NamedTuple):

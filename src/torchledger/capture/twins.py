@@ -42,9 +42,7 @@ class Twins:
         self._bases: dict[int, tuple[object, torch.Tensor]] = {}
         self._versions: list[tuple[torch.Tensor, int]] = []  # of the user's, which are held
         self._versions_passing: list[tuple[weakref.ref[torch.Tensor], int]] = []
-        # Tensors of the user's that get their twin when somebody looks at them: id -> storage -> what holds it.
-        self._late: dict[int, int] = {}
-        self._late_by_storage: dict[int, Waiting] = {}
+        self._late: dict[int, Waiting] = {}  # by storage: what holds tensors whose twins are made when one looks at them
         self.looked_at: list[Callable[[torch.Tensor, torch.Tensor], None]] = []  # told of each that was, with its twin
 
     def put_back(self) -> None:
@@ -54,52 +52,57 @@ class Twins:
             if tensor._version != version:
                 torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
 
-    def wait(self, holders: list[dict[str, torch.Tensor | None]]) -> list[Waiting | None]:
-        """Return what stands for each of these dicts of tensors until somebody looks; None where twins are needed now.
+    def wait(self, holder: dict[str, torch.Tensor | None]) -> Waiting | None:
+        """Return what stands for a dict of tensors until somebody looks; None where twins are needed now.
 
         They are where a tensor is of a rare sort or shares its storage.
         """
         if self._cast:
-            return [None] * len(holders)  # what is cast has other sizes
-        found: list[Waiting | None] = []
-        late, by_storage, bases = self._late, self._late_by_storage, self._bases
-        for holder in holders:
-            waiting = Waiting(holder, self._of_late)
-            layouts: list[Layout | None] = []
-            for tensor in holder.values():
-                if tensor is None:
-                    layouts.append(None)
-                    continue
-                dtype = tensor.dtype
-                if dtype not in _COMMON or tensor.layout is not torch.strided:
-                    break
-                storage = tensor.untyped_storage()
-                address = storage._cdata
-                if address in by_storage or address in bases:
-                    break
-                late[id(tensor)] = address
-                by_storage[address] = waiting
-                waiting.bytes.append(storage.nbytes())
-                layouts.append((tensor.shape, tensor.stride(), dtype))
-            else:
-                waiting.layouts = tuple(layouts)
-                found.append(waiting)
+            return None  # what is cast has other sizes
+        by_storage, bases = self._late, self._bases
+        waiting = Waiting(holder)
+        layouts: list[Layout | None] = []
+        sizes: list[int] = []
+        trains: list[bool] = []
+        for tensor in holder.values():  # all that is asked of it, while it is at hand
+            if tensor is None:
+                layouts.append(None)
                 continue
-            found.append(None)
-            for tensor in holder.values():
-                if (address := late.get(id(tensor), 0)) and by_storage[address] is waiting:
-                    del by_storage[address], late[id(tensor)]
-            for tensor in holder.values():
-                if tensor is not None:
-                    self._fill_for(tensor)
-        return found
+            dtype = tensor.dtype
+            if dtype not in _COMMON or tensor.layout is not torch.strided or tensor.is_neg():
+                break
+            storage = tensor.untyped_storage()
+            address = storage._cdata
+            if address in by_storage or address in bases:
+                break
+            by_storage[address] = waiting
+            sizes.append(storage.nbytes())
+            trains.append(tensor.requires_grad)
+            layouts.append((tensor.shape, tensor.stride(), dtype))
+        else:
+            waiting.wait(holder, self._of_late, (*layouts,), sizes, trains)
+            return waiting
+        for tensor in holder.values():
+            if tensor is not None and tensor.layout is torch.strided:
+                address = tensor.untyped_storage()._cdata
+                if by_storage.get(address) is waiting:
+                    del by_storage[address]
+        for tensor in holder.values():
+            if tensor is not None:
+                self._fill_for(tensor)
+        return None
 
     def _fill_for(self, tensor: torch.Tensor) -> None:
         """Make the twin that waits where `tensor` shares its storage: both twins are to share one."""
-        if self._late_by_storage and not is_lazy(tensor) and tensor.layout is torch.strided:
-            waiting = self._late_by_storage.get(tensor.untyped_storage()._cdata)
-            if waiting is not None:
-                waiting.fill()
+        waiting = self._waits(tensor)
+        if waiting is not None:
+            waiting.fill()
+
+    def _waits(self, tensor: torch.Tensor) -> Waiting | None:
+        """Return what holds the tensor whose twin will be made late and has the storage of `tensor`, if any does."""
+        if not self._late or is_lazy(tensor) or tensor.layout is not torch.strided:
+            return None
+        return self._late.get(tensor.untyped_storage()._cdata)
 
     def _of_late(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the twin of a tensor that is looked at in the middle of a run, which sees nothing of its making."""
@@ -135,7 +138,7 @@ class Twins:
         if tensor.layout != torch.strided:
             return False
         storage = tensor.untyped_storage()._cdata
-        return storage in self._bases or storage in self._late_by_storage
+        return storage in self._bases or storage in self._late
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the twin of `tensor`: a meta tensor of its sizes, strides, dtype and class."""
@@ -144,15 +147,17 @@ class Twins:
             return known[1]
         if id(tensor) in self._made:
             return tensor
-        if id(tensor) not in self._late:
-            self._fill_for(tensor)
+        waiting = self._waits(tensor)
+        is_late = waiting is not None and any(held is tensor for held in waiting.real.values())
+        if waiting is not None and not is_late:
+            waiting.fill()
         twin = self._of_common(tensor)
         if twin is None:
             twin = self._make(tensor)  # under no_grad, as `ready` has it
         self._by_tensor[id(tensor)] = (tensor, twin)  # the tensor is held, so its id stays its own
         self._made.add(id(twin))
-        if (storage := self._late.pop(id(tensor), None)) is not None:
-            del self._late_by_storage[storage]
+        if is_late:
+            del self._late[tensor.untyped_storage()._cdata]
             for told in self.looked_at:
                 told(tensor, twin)
         return twin
@@ -160,8 +165,9 @@ class Twins:
     def instead_of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the stand-in of a tensor that has one, or waits for it, else the tensor."""
         known = self._by_tensor.get(id(tensor))
-        if known is None and id(tensor) in self._late:
-            return self._of_late(tensor)
+        if known is None and (waiting := self._waits(tensor)) is not None:
+            if any(held is tensor for held in waiting.real.values()):
+                return self._of_late(tensor)
         return tensor if known is None else known[1]
 
     def is_made(self, tensor: torch.Tensor) -> bool:

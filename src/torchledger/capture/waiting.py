@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.utils import _pytree
 
 _LOCK = threading.RLock()  # forward may look from two threads
 Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]  # shape, stride, dtype
@@ -15,18 +16,29 @@ Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]  # shape, stride, dtype
 class Waiting(dict[str, "torch.Tensor | None"]):
     """Stands in a module for its dict `real` of the user's tensors; each way to look into it puts the stand-ins there.
 
-    `make` returns the stand-in of a tensor. What looks past these methods, as C code may, sees the user's own tensors.
+    Made of that dict; `wait` begins it. What looks past these methods, as C code may, sees the user's own tensors.
     """
 
-    __slots__ = ("_make", "bytes", "layouts", "places", "real")
+    __slots__ = ("_make", "bytes", "layouts", "names", "places", "real", "trains")
+    real: dict[str, torch.Tensor | None]
+    names: tuple[str, ...]
+    layouts: tuple[Layout | None, ...]  # of each
+    bytes: list[int]  # of the storages of those that are there
+    trains: list[bool]  # whether these ask for gradients
+    places: Sequence[int]  # in the record, of parameters
 
-    def __init__(self, real: dict[str, torch.Tensor | None], make: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__(real)
-        self.real = real
+    def wait(
+        self,
+        real: dict[str, torch.Tensor | None],
+        make: Callable[[torch.Tensor], torch.Tensor],
+        layouts: tuple[Layout | None, ...],
+        sizes: list[int],
+        trains: list[bool],
+    ) -> None:
+        """Wait from now on; `make` returns the stand-in of a tensor."""
+        self.real, self.names, self.layouts = real, (*real,), layouts
+        self.bytes, self.trains, self.places = sizes, trains, ()
         self._make: Callable[[torch.Tensor], torch.Tensor] | None = make
-        self.layouts: tuple[Layout | None, ...] = ()  # of each
-        self.bytes: list[int] = []  # of the storages of those that are there
-        self.places: Sequence[int] = ()  # in the record, of parameters
 
     @property
     def is_waiting(self) -> bool:
@@ -73,3 +85,10 @@ for _name in """
     get items values pop popitem setdefault copy clear update
     """.split():
     setattr(Waiting, _name, _looking(_name))
+
+# torch.func and others take dicts apart by their exact class.
+_pytree.register_pytree_node(
+    Waiting,
+    lambda waiting: (list(waiting.values()), list(waiting)),
+    lambda values, names: dict(zip(names, values, strict=True)),
+)
