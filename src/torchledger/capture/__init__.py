@@ -334,6 +334,7 @@ def _list_state(modules: Modules, record: Record, recorder: Recorder | None = No
     Return the lazy modules: what holds a tensor without sizes.
     """
     lazy: dict[int, nn.Module] = {}
+    made = ParameterInfo._make
     kinds: tuple[tuple[StorageKind, str, list[ParameterInfo]], ...]
     kinds = (("parameter", "_parameters", record.parameters), ("buffer", "_buffers", record.buffers))
     for kind, attribute, listed in kinds:
@@ -344,14 +345,15 @@ def _list_state(modules: Modules, record: Record, recorder: Recorder | None = No
             if not held:
                 continue
             prefix = f"{module_path}." if module_path else ""
-            if recorder is not None and type(held) is Waiting and held.is_waiting:
+            if recorder is not None and type(held) is Waiting and held.make is not None:
                 # Each is alone with its storage, so that it has one owner.
-                start = len(listed)
-                there = [tensor for tensor in held.real.values() if tensor is not None]
-                laid = [(name, of) for name, of in zip(held.names, held.layouts, strict=True) if of is not None]
-                for (name, (size, _, dtype)), trains in zip(laid, held.trains, strict=True):
-                    listed.append(ParameterInfo(prefix + name, module_path, (*size,), dtype_name(dtype), trains))
-                recorder.expect(there, held.bytes, kind, start)
+                start, trains = len(listed), iter(held.trains)
+                for name, layout in zip(held.names, held.layouts, strict=True):
+                    if layout is not None:
+                        size, _, of = layout
+                        shape, trained = (*size,), next(trains)
+                        listed.append(made((prefix + name, module_path, shape, dtype_name(of), trained, None)))
+                recorder.expect(held, kind, start)
                 if kind == "parameter":
                     held.places = range(start, len(listed))
                 continue
@@ -364,8 +366,8 @@ def _list_state(modules: Modules, record: Record, recorder: Recorder | None = No
                 shared = None if owner == path else owner
                 shape = (0,) if unset else tuple(tensor.shape)
                 place = len(listed)
-                of = dtype_name(tensor.dtype)
-                listed.append(ParameterInfo(path, module_path, shape, of, tensor.requires_grad, shared))
+                info = (path, module_path, shape, dtype_name(tensor.dtype), tensor.requires_grad, shared)
+                listed.append(made(info))
                 if unset:
                     lazy[id(module)] = module
                 elif recorder is not None and tensor.layout is torch.strided:

@@ -320,8 +320,8 @@ class Swapped:
             self._keep_hooks(tensor, stand)
         if isinstance(self._stand_ins, Twins):
             self._stand_ins.looked_at.append(self._keep_hooks)
-        for attributes, name, state in self._waiting:
-            waiting = self._stand_ins.wait(state) if isinstance(self._stand_ins, Twins) else None
+        stands = self._stand_ins.wait([state for _, _, state in self._waiting]) if self._may_wait else ()  # type: ignore[union-attr]
+        for (attributes, name, state), waiting in zip(self._waiting, stands, strict=True):
             if waiting is not None:
                 attributes[name] = waiting  # the module's own dict stays as it is
                 self._waits.append(waiting)

@@ -307,12 +307,12 @@ class Leaves:
         parameters, buffers, values = found[4], found[5], found[7:]
         if not parameters and not buffers:
             return None if weights else ((cls, values, (*map(type, values),)), values, (), (), ())
-        if type(parameters) is Waiting and parameters.is_waiting and parameters.names == weights:
+        if type(parameters) is Waiting and parameters.make is not None and parameters.names == weights:
             layouts = parameters.layouts
             if not buffers:
                 key: tuple[Any, ...] = (cls, values, (*map(type, values),), layouts)
                 return None if statistics else (key, values, layouts, (), parameters.places)
-            if type(buffers) is Waiting and buffers.is_waiting and buffers.names == statistics:
+            if type(buffers) is Waiting and buffers.make is not None and buffers.names == statistics:
                 key = (cls, values, (*map(type, values),), layouts, buffers.layouts)
                 return key, values, layouts + buffers.layouts, (), parameters.places
         if (*parameters,) != weights or (*buffers,) != statistics:
@@ -327,7 +327,7 @@ class Leaves:
         for state in states:
             if not state:
                 continue
-            if isinstance(state, Waiting) and state.is_waiting:
+            if isinstance(state, Waiting) and state.make is not None:
                 key = (*key, state.layouts)
                 layouts += state.layouts
                 places += state.places

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,45 +52,54 @@ class Twins:
             if tensor._version != version:
                 torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
 
-    def wait(self, holder: dict[str, torch.Tensor | None]) -> Waiting | None:
-        """Return what stands for a dict of tensors until somebody looks; None where twins are needed now.
+    def wait(self, holders: Sequence[dict[str, torch.Tensor | None]]) -> list[Waiting | None]:
+        """Return what stands for each of these dicts of tensors until somebody looks; None where twins are needed now.
 
         They are where a tensor is of a rare sort or shares its storage.
         """
         if self._cast:
-            return None  # what is cast has other sizes
-        by_storage, bases = self._late, self._bases
-        waiting = Waiting(holder)
-        layouts: list[Layout | None] = []
-        sizes: list[int] = []
-        trains: list[bool] = []
-        for tensor in holder.values():  # all that is asked of it, while it is at hand
-            if tensor is None:
-                layouts.append(None)
+            return [None] * len(holders)  # what is cast has other sizes
+        found: list[Waiting | None] = []
+        late, bases, make, strided, common = self._late, self._bases, self._of_late, torch.strided, _COMMON
+        for holder in holders:
+            waiting = Waiting(holder)
+            layouts: list[Layout | None] = []
+            sizes: list[int] = []
+            trains: list[bool] = []
+            for tensor in holder.values():  # all that is asked of it, while it is at hand
+                if tensor is None:
+                    layouts.append(None)
+                    continue
+                dtype = tensor.dtype
+                if dtype not in common or tensor.layout is not strided or tensor.is_neg():
+                    break
+                storage = tensor.untyped_storage()
+                address = storage._cdata
+                if address in late or address in bases:
+                    break
+                late[address] = waiting
+                sizes.append(storage.nbytes())
+                trains.append(tensor.requires_grad)
+                layouts.append((tensor.shape, tensor.stride(), dtype))
+            else:
+                waiting.real, waiting.names, waiting.layouts, waiting.make = holder, (*holder,), (*layouts,), make
+                waiting.bytes, waiting.trains, waiting.places = sizes, trains, ()
+                found.append(waiting)
                 continue
-            dtype = tensor.dtype
-            if dtype not in _COMMON or tensor.layout is not torch.strided or tensor.is_neg():
-                break
-            storage = tensor.untyped_storage()
-            address = storage._cdata
-            if address in by_storage or address in bases:
-                break
-            by_storage[address] = waiting
-            sizes.append(storage.nbytes())
-            trains.append(tensor.requires_grad)
-            layouts.append((tensor.shape, tensor.stride(), dtype))
-        else:
-            waiting.wait(holder, self._of_late, (*layouts,), sizes, trains)
-            return waiting
-        for tensor in holder.values():
-            if tensor is not None and tensor.layout is torch.strided:
+            found.append(None)
+            self._make_now(holder, waiting)
+        return found
+
+    def _make_now(self, holder: dict[str, torch.Tensor | None], waiting: Waiting) -> None:
+        """Have none of these tensors wait, nor those that share a storage with one: their twins are to share one too."""
+        tensors = [tensor for tensor in holder.values() if tensor is not None]
+        for tensor in tensors:
+            if tensor.layout is torch.strided:
                 address = tensor.untyped_storage()._cdata
-                if by_storage.get(address) is waiting:
-                    del by_storage[address]
-        for tensor in holder.values():
-            if tensor is not None:
-                self._fill_for(tensor)
-        return None
+                if self._late.get(address) is waiting:
+                    del self._late[address]
+        for tensor in tensors:
+            self._fill_for(tensor)
 
     def _fill_for(self, tensor: torch.Tensor) -> None:
         """Make the twin that waits where `tensor` shares its storage: both twins are to share one."""

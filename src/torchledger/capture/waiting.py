@@ -16,48 +16,32 @@ Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]  # shape, stride, dtype
 class Waiting(dict[str, "torch.Tensor | None"]):
     """Stands in a module for its dict `real` of the user's tensors; each way to look into it puts the stand-ins there.
 
-    Made of that dict; `wait` begins it. What looks past these methods, as C code may, sees the user's own tensors.
+    `Twins.wait` makes it of that dict: there are hundreds, so that it has no constructor. `make` returns the stand-in of
+    a tensor. What looks past these methods, as C code may, sees the user's own tensors.
     """
 
-    __slots__ = ("_make", "bytes", "layouts", "names", "places", "real", "trains")
+    __slots__ = ("bytes", "layouts", "make", "names", "places", "real", "trains")
     real: dict[str, torch.Tensor | None]
     names: tuple[str, ...]
     layouts: tuple[Layout | None, ...]  # of each
+    make: Callable[[torch.Tensor], torch.Tensor] | None  # None: somebody has looked
     bytes: list[int]  # of the storages of those that are there
     trains: list[bool]  # whether these ask for gradients
     places: Sequence[int]  # in the record, of parameters
 
-    def wait(
-        self,
-        real: dict[str, torch.Tensor | None],
-        make: Callable[[torch.Tensor], torch.Tensor],
-        layouts: tuple[Layout | None, ...],
-        sizes: list[int],
-        trains: list[bool],
-    ) -> None:
-        """Wait from now on; `make` returns the stand-in of a tensor."""
-        self.real, self.names, self.layouts = real, (*real,), layouts
-        self.bytes, self.trains, self.places = sizes, trains, ()
-        self._make: Callable[[torch.Tensor], torch.Tensor] | None = make
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether nobody has looked yet."""
-        return self._make is not None
-
     def fill(self) -> None:
         """Put the stand-ins there."""
-        if self._make is not None:
+        if self.make is not None:
             with _LOCK:
-                if (make := self._make) is not None:
+                if (make := self.make) is not None:
                     for name, tensor in self.real.items():
                         if tensor is not None:
                             super().__setitem__(name, make(tensor))
-                    self._make = None
+                    self.make = None
 
     def end(self) -> None:
         """Let go of the module's own dict; whoever still holds this finds what it held last."""
-        self._make = None
+        self.make = None
         self.real = {}
 
     def __iter__(self) -> Iterator[str]:
