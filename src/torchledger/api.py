@@ -217,7 +217,8 @@ def checked_step(training: bool, loss: LossLike, optimizer: OptimizerLike, measu
 
 def floating_dtype(model: nn.Module) -> torch.dtype:
     """Return the dtype of the model's first floating-point parameter: that of inputs which are given as sizes."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    state = (p for module in model.modules() for p in module._parameters.values() if p is not None)
+    return next((p.dtype for p in state if p.is_floating_point()), torch.get_default_dtype())
 
 
 def open_ledger(

@@ -25,6 +25,7 @@ from torchledger.capture.caches import without_meta
 from torchledger.capture.diagnose import explain
 from torchledger.capture.frontdoor import FrontDoor
 from torchledger.capture.holdings import Swapped
+from torchledger.capture.interrupts import uninterrupted
 from torchledger.capture.leaves import Leaves
 from torchledger.capture.modes import entered
 from torchledger.capture.operations import dtype_name
@@ -137,10 +138,11 @@ def capture(
         needs_values = False
         output = None  # held until the storages are closed: what forward returned outlived it
         printed: Any = Printed(lines_printed)
-        leaves = Leaves((module for _, module in modules.values()), recorder, scopes, MEMO)
+        leaves = Leaves(recorder, scopes, MEMO)
         prints = contextlib.nullcontext() if quiet else contextlib.redirect_stdout(printed)
-        scripts = casts.around_scripts((module for _, module in modules.values()), door.casting)
-        with prints, scopes, scripts, _scripted(modules, recorder), entered(door, recorder), leaves:
+        scripts = [module for _, module in modules.values() if isinstance(module, _SCRIPT)]
+        seen = _scripted(scripts, modules, recorder) if scripts else contextlib.nullcontext()
+        with prints, scopes, casts.around_scripts(scripts, door.casting), seen, entered(door, recorder), leaves:
             try:
                 with autocast.entered() if autocast is not None else contextlib.nullcontext():
                     output = model(*args, **kwargs)
@@ -214,39 +216,88 @@ def _seed() -> None:
 
 @contextlib.contextmanager
 def put_back() -> Iterator[None]:
-    """Restore what a forward may change outside of the model: random states, default dtype, torch's switches."""
+    """Restore what a forward may change outside of the model: random states, default dtype, torch's switches.
+
+    Also what a capture itself puts into torch's modules, where an interrupt kept it from taking that out.
+    """
+    steps: list[Callable[[], object]] = []  # the last one first
+    later = steps.append
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
-    python = random.getstate()
+    later(functools.partial(random.setstate, random.getstate()))
     numpy_random: Any = sys.modules.get("numpy.random")
-    numpy_state = numpy_random.get_state() if numpy_random is not None else None
-    with contextlib.ExitStack() as stack:  # each is put back whatever happens to another
-        for hooks in _GLOBAL_HOOKS:
-            stack.callback(_refill, hooks, dict(hooks))
-        stack.callback(torch.set_rng_state, torch.get_rng_state())
-        if cuda is not None:
-            stack.callback(torch.cuda.set_rng_state_all, cuda)
-        stack.callback(random.setstate, python)
-        if numpy_state is not None:
-            stack.callback(numpy_random.set_state, numpy_state)
-        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-        stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
-        stack.callback(torch.set_num_threads, torch.get_num_threads())
-        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        stack.callback(_set_deterministic, deterministic, warn_only)
-        if any(name in sys.modules for name in _COMPILE):
-            # What is compiled runs as it was written, and is not compiled anew.
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-            stack.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", message=".*global hooks on modules")  # the hooks are the capture's own
-        else:  # the same where forward is the first to import it, which takes a second: not for nothing
-            before = os.environ.get(_NO_COMPILER)
-            stack.callback(_set_environment, _NO_COMPILER, before)
-            os.environ[_NO_COMPILER] = "1"
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)  # it runs attention as one kernel that no mode can see into
+    if numpy_random is not None:
+        later(functools.partial(numpy_random.set_state, numpy_random.get_state()))
+    if cuda is not None:
+        later(functools.partial(torch.cuda.set_rng_state_all, cuda))
+    later(functools.partial(torch.set_rng_state, torch.get_rng_state()))
+    later(functools.partial(_put_switches_back, _switches()))
+    later(functools.partial(_put_hooks_back, [*map(dict, _GLOBAL_HOOKS)], _MODULE._call_impl))
+    if any(name in sys.modules for name in _COMPILE):
+        # What is compiled runs as it was written, and is not compiled anew.
+        stance = torch.compiler.set_stance("force_eager")
+        stance.__enter__()
+        later(functools.partial(stance.__exit__, None, None, None))
+        quiet = warnings.catch_warnings()
+        quiet.__enter__()
+        later(functools.partial(quiet.__exit__, None, None, None))
+        warnings.filterwarnings("ignore", message=".*global hooks on modules")  # the hooks are the capture's own
+    else:  # the same where forward is the first to import it, which takes a second: not for nothing
+        later(functools.partial(_set_environment, _NO_COMPILER, os.environ.get(_NO_COMPILER)))
+        os.environ[_NO_COMPILER] = "1"
+    torch.backends.mha.set_fastpath_enabled(False)  # it runs attention as one kernel that no mode can see into
+    try:
         yield
+    finally:
+        errors: list[Exception] = []
+        with uninterrupted():
+            for step in reversed(steps):  # each is put back whatever happens to another
+                try:
+                    step()
+                except Exception as error:
+                    errors.append(error)
+        if errors:
+            raise errors[0]
+
+
+_MODULE: Any = nn.Module
+
+
+def _switches() -> tuple[Any, ...]:
+    """Return how torch's switches are set, in the order of `_SET`."""
+    return (
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.backends.mha.get_fastpath_enabled(),
+        (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+    )
+
+
+_SET: tuple[Callable[[Any], object], ...] = (
+    torch.set_default_dtype,
+    torch.set_grad_enabled,
+    torch.set_num_threads,
+    torch.set_float32_matmul_precision,
+    torch.backends.mha.set_fastpath_enabled,
+    lambda both: torch.use_deterministic_algorithms(both[0], warn_only=both[1]),
+)
+
+
+def _put_switches_back(before: tuple[Any, ...]) -> None:
+    """Set the switches that are set otherwise: some calls are slow, or import the compiler's settings."""
+    for set_to, wanted, now in zip(_SET, before, _switches(), strict=True):
+        if now != wanted:
+            set_to(wanted)
+
+
+def _put_hooks_back(before: list[dict[int, Any]], call: Any) -> None:
+    for hooks, then in zip(_GLOBAL_HOOKS, before, strict=True):
+        if hooks != then:
+            hooks.clear()
+            hooks.update(then)
+    if _MODULE._call_impl is not call:
+        _MODULE._call_impl = call
 
 
 # Hooks on all modules there are, such as a FlopCounterMode that forward enters and never leaves hangs up.
@@ -255,23 +306,11 @@ _GLOBAL_HOOKS: list[dict[int, Any]] = [
 ]
 
 
-def _refill(hooks: dict[int, Any], before: dict[int, Any]) -> None:
-    if hooks != before:
-        hooks.clear()
-        hooks.update(before)
-
-
 def _set_environment(name: str, value: str | None) -> None:
     if value is None:
         os.environ.pop(name, None)
     else:
         os.environ[name] = value
-
-
-def _set_deterministic(mode: bool, warn_only: bool) -> None:
-    now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if now != (mode, warn_only):  # the call imports the compiler's settings: not for nothing
-        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
 
 
 def state_of(modules: Modules) -> list[torch.Tensor]:
@@ -377,11 +416,11 @@ def _list_state(modules: Modules, record: Record, recorder: Recorder | None = No
     return list(lazy.values())
 
 
-_SET = (torch.Tensor, nn.Parameter)  # what has its sizes
+_SIZED = (torch.Tensor, nn.Parameter)
 
 
 def _is_unset(tensor: torch.Tensor) -> bool:
-    return type(tensor) not in _SET and is_lazy(tensor)
+    return type(tensor) not in _SIZED and is_lazy(tensor)
 
 
 def _watch_lazy(lazy: list[nn.Module], modules: Modules, recorder: Recorder) -> None:
@@ -408,16 +447,15 @@ def _initialise(
         recorder.inherit([] if is_lazy(tensor) else [tensor], kind, place)
 
 
-def _scripted(modules: Modules, recorder: Recorder) -> AbstractContextManager[None]:
-    """Return what sees the whole operations of scripted modules, where the model has some."""
-    scripts = [module for _, module in modules.values() if isinstance(module, torch.jit.ScriptModule)]
-    if not scripts:
-        return contextlib.nullcontext()
+_SCRIPT = torch.jit.ScriptModule
+
+
+def _scripted(scripts: list[nn.Module], modules: Modules, recorder: Recorder) -> AbstractContextManager[None]:
+    """Return what sees the whole operations of scripted modules."""
     inner = {id(child) for script in scripts for child in script.children()}
     recorder.is_scripted = True
     recorder.script_reads_lists = any(reads_lists(script) for script in scripts if id(script) not in inner)
-    state = state_of(modules)
-    return from_torchscript(recorder, {tensor.device.type for tensor in state} | {"meta", "cpu"})
+    return from_torchscript(recorder, {tensor.device.type for tensor in state_of(modules)} | {"meta", "cpu"})
 
 
 def _name(model: nn.Module) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -224,10 +224,10 @@ class Autocast:
 
     @contextlib.contextmanager
     def around_scripts(
-        self, modules: Iterable[nn.Module], casting: Callable[[], AbstractContextManager[None]]
+        self, scripts: Sequence[nn.Module], casting: Callable[[], AbstractContextManager[None]]
     ) -> Iterator[None]:
         """Hold `casting` while a scripted module runs on meta: what it calls is no function that a mode sees."""
-        if self._is_real or not any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+        if self._is_real or not scripts:
             yield
             return
         opened: list[tuple[nn.Module, AbstractContextManager[None]]] = []

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
+
+
+_INTERRUPT = int(signal.SIGINT)
+# Without making enumerations of numbers, which takes longer than all else here.
+_handler: Callable[[int], Any] = inspect.unwrap(signal.getsignal)
+_handle: Callable[[int, Any], Any] = inspect.unwrap(signal.signal)
 
 
 @contextlib.contextmanager
@@ -18,15 +26,15 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
-    if before is None or before is signal.SIG_IGN:
+    before = _handler(_INTERRUPT)
+    if before is None or before == signal.SIG_IGN:
         yield
         return
     caught: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
+    _handle(_INTERRUPT, lambda number, frame: caught.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        _handle(_INTERRUPT, before)
         if caught:
             signal.raise_signal(signal.SIGINT)

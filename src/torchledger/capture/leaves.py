@@ -8,13 +8,14 @@ somebody else entered, autocast, values that are known, a class or function that
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import module as torch_module
+from torch.utils._device import DeviceContext
 
 from torchledger.capture.leaf_rules import RULES, Rule, Unforeseen
 from torchledger.capture.recorder import META, Recorder
@@ -157,28 +158,29 @@ class Leaves:
     A Sequential of them is gone through without a tensor between one and the next.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], recorder: Recorder, scopes: Scopes, memo: Memo) -> None:
+    def __init__(self, recorder: Recorder, scopes: Scopes, memo: Memo) -> None:
         self._recorder = recorder
         self._scopes = scopes
         self._memo = memo
         self._calls: dict[Any, Done] = memo.calls
-        self._leaves: dict[int, nn.Module] = {}  # by id, which stays theirs
         self._function_modes = 0
         self._is_patching = not recorder.is_real and _is_unpatched()
-        if self._is_patching and recorder.replays_calls and not torch.is_grad_enabled():
-            self._leaves = {id(module): module for module in modules if type(module) in _KINDS}
+        self._answers = self._is_patching and recorder.replays_calls and not torch.is_grad_enabled()
 
     def __enter__(self) -> Leaves:
         if self._is_patching:
-            self._function_modes = torch._C._len_torch_function_stack()
-            leaves = self._leaves
+            modes = torch.overrides._get_current_function_mode_stack()
+            self._function_modes = len(modes)
+            # The front door is the innermost; what another one makes of functions is seen where they run.
+            self._answers &= all(isinstance(mode, DeviceContext) for mode in modes[:-1])
+            answers = self._answers
 
             def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-                if id(module) in leaves and not kwargs and len(args) == 1:
+                if answers and type(module) in _KINDS and not kwargs and len(args) == 1:
                     return self._answer(module, args[0])
                 return self._run(module, args, kwargs)
 
-            _MODULE._call_impl = call
+            _MODULE._call_impl = call  # which `put_back` takes out where an interrupt kept this from it
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -198,7 +200,7 @@ class Leaves:
             return _CALL(module, *args, **kwargs)
         self._scopes.enter(module, args)
         try:
-            if self._leaves and len(args) == 1 and not kwargs and _is_sequential(module):
+            if self._answers and len(args) == 1 and not kwargs and _is_sequential(module):
                 returned = self._in_turn(module, args[0])
             else:
                 returned = module.forward(*args, **kwargs)
@@ -230,9 +232,9 @@ class Leaves:
     def _in_turn(self, sequential: nn.Module, x: Any) -> Any:
         """Return what the modules of a Sequential make of `x` one after the other."""
         flow: Flow | None = None
-        leaves, is_checked = self._leaves, self._memo.is_checked
+        is_checked = self._memo.is_checked
         for module in sequential._modules.values():
-            if id(module) in leaves and not is_checked:
+            if type(module) in _KINDS and not is_checked:
                 with torch._C.DisableTorchFunction():
                     if flow is None and type(x) is torch.Tensor and self._is_plain_run() and self._is_plain_input(x):
                         flow = Flow(x)

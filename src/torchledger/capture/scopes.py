@@ -13,7 +13,6 @@ from torch.nn.modules import module as torch_module
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from torchledger.capture.failures import note
-from torchledger.capture.interrupts import uninterrupted
 from torchledger.inputs import tensors_in
 from torchledger.record import ModuleCall, ModuleInfo, Record, Shape
 
@@ -30,14 +29,18 @@ def walk(model: nn.Module) -> Modules:
         if id(module) in found:
             continue
         found[id(module)] = (path, module)
-        prefix = f"{path}." if path else ""
-        if module._modules:
-            stack += [(prefix + name, child) for name, child in reversed(module._modules.items()) if child is not None]
+        children = module._modules
+        if children:
+            prefix = f"{path}." if path else ""
+            stack += [(prefix + name, child) for name, child in reversed(children.items()) if child is not None]
     return found
 
 
 class Scopes:
-    """The stack of module calls of one capture in one thread. `current` is the index of the running call."""
+    """The stack of module calls of one capture in one thread. `current` is the index of the running call.
+
+    A context; where an interrupt keeps it from taking its hooks off, `put_back` does.
+    """
 
     def __init__(self, modules: Modules, record: Record) -> None:
         self.record = record
@@ -70,17 +73,15 @@ class Scopes:
         self._last_of_backward = 0
 
     def __enter__(self) -> Scopes:
-        with uninterrupted():
-            self._handles.append(register_module_forward_pre_hook(self.enter))
-            self._handles.append(register_module_forward_hook(self.leave, with_kwargs=True, always_call=True))
+        self._handles.append(register_module_forward_pre_hook(self.enter))
+        self._handles.append(register_module_forward_hook(self.leave, with_kwargs=True, always_call=True))
         return self
 
     def __exit__(self, *_: object) -> None:
-        with uninterrupted():
-            for handle in self._handles:
-                handle.remove()
-                # torch (2.13) forgets to take the hook off this list.
-                getattr(torch_module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
+        for handle in self._handles:
+            handle.remove()
+            # torch (2.13) forgets to take the hook off this list.
+            getattr(torch_module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
 
     def of_backward(self) -> int:
         """Return the call whose forward made the node of autograd's graph that runs now.
