@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torchledger.active import active_parameters
 from torchledger.errors import UserError
@@ -97,24 +99,40 @@ class _Sums:
         }
 
 
-@dataclass(slots=True)
 class _Row:
-    """One row while it is filled: what ran in it, by price."""
+    """One row while it is filled: what ran in it, by price.
 
-    module: str
-    kind: str
-    inputs: tuple[Shape, ...] = ()
-    outputs: tuple[Shape, ...] = ()
-    first: int = 0  # a place in the order of entries, and of calls before them
-    params: int = 0
-    calls: int = 0
-    prices: list[Price] = field(default_factory=list)
-    of_calls: dict[str, float] | None = None  # where the convention has any
-    note: str = ""
-    seconds: float = 0.0
-    is_module: bool = True
-    ran: bool = True  # to the end
-    is_outside: bool = False  # of a convention that counts leaf modules: there for its parameters alone
+    `first`: a place in the order of entries, and of calls before them. `ran`: to the end. `is_outside`: of a convention
+    that counts leaf modules, there for its parameters alone. `of_calls`: where the convention has any.
+    """
+
+    # A table may have 100,000 rows, of which few have another value than these.
+    calls = 0
+    of_calls: dict[str, float] | None = None
+    note = ""
+    seconds = 0.0
+    is_module = ran = True
+    is_outside = False
+
+    def __init__(
+        self,
+        module: str,
+        kind: str,
+        inputs: tuple[Shape, ...] = (),
+        outputs: tuple[Shape, ...] = (),
+        first: int = 0,
+        params: int = 0,
+    ) -> None:
+        self.module, self.kind, self.inputs, self.outputs = module, kind, inputs, outputs
+        self.first, self.params = first, params
+        self.prices: list[Price] = []
+
+    @classmethod
+    def of_operation(cls, *values: Any) -> _Row:
+        """Make the row of an operation outside of a leaf module."""
+        row = cls(*values)
+        row.is_module = False
+        return row
 
     def begin(self, path: str, kind: str) -> _Row:
         """Make this the row of the module at `path`, which others join."""
@@ -250,8 +268,10 @@ def _layer_rows(
         if row is None:
             first, params = call.started * span + number, owned.get(path, 0)
             row = modules[path] = _Row(path, module.kind, call.inputs, call.outputs, first, params)
-            row.is_outside = convention.leaves_only and not leaf
-            row.note = _sharing(module, parameters.shared)
+            if convention.leaves_only and not leaf:
+                row.is_outside = True
+            if module.same_as is not None or path in parameters.shared:
+                row.note = f"shared with {module.same_as or parameters.shared[path]}"
         row.calls += 1
         leaves.append(row if leaf else None)
         if of_calls and (leaf or not convention.leaves_only):
@@ -263,7 +283,8 @@ def _layer_rows(
         path, name, ordinal = key = (measured.path, measured.operation, measured.ordinal)
         found = outside.get((path, name), {}).get(ordinal) if name or ordinal else modules.get(path)
         if found is None:
-            found = others.setdefault(key, _Row(path, name, note="measured only", is_module=not name))
+            found = others.setdefault(key, _Row(path, name))
+            found.note, found.is_module = "measured only", not name
         found.seconds = measured.seconds
     if record.failed_call is not None:
         failed = modules.get(record.modules[record.calls[record.failed_call].module].path)
@@ -275,13 +296,14 @@ def _layer_rows(
     for module in idle:
         path = module.path
         if path not in ran and module.same_as is None:
-            others[path, "", 0] = _Row(path, module.kind, params=owned[path], note="not run", ran=False)
+            row = others[path, "", 0] = _Row(path, module.kind, params=owned[path])
+            row.note, row.ran = "not run", False
     if convention.leaves_only:
         place = {module.path: module.registered for module in record.modules if module.registered is not None}
         kept = [row for row in (*modules.values(), *others.values()) if row.is_module]
         return sorted(kept, key=lambda row: place.get(row.module, len(record.modules)))
     rows = [*modules.values(), *(row for found in outside.values() for row in found.values())]
-    rows.sort(key=lambda row: row.first)
+    rows.sort(key=operator.attrgetter("first"))
     return [*rows, *others.values()]
 
 
@@ -319,17 +341,11 @@ def _fill(
                         tuple(tensor.shape for tensor in operation.inputs),
                         tuple(output.tensor.shape for output in operation.outputs),
                     )
-                row = rows[ordinal] = _Row(path, name, *shown, (number + 1) * span - 1, is_module=False)
+                row = rows[ordinal] = _Row.of_operation(path, name, *shown, (number + 1) * span - 1)
             row.calls += 1
         if price is not None:
             row.prices.append(price)
     return outside
-
-
-def _sharing(module: ModuleInfo, shared: dict[str, str]) -> str:
-    if module.same_as is not None:
-        return f"shared with {module.same_as}"
-    return f"shared with {shared[module.path]}" if module.path in shared else ""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -362,7 +378,10 @@ def by_layer(record: Record, convention: Convention, phase: str | None = None) -
     return _table(record, convention, priced, parameters, "by layer", rows, columns, cells, phase)
 
 
-def _cells_of_layer(row: _Row) -> dict[str, Cell]:
+Cells = dict[str, Cell]
+
+
+def _cells_of_layer(row: _Row, by_price: Cells) -> Cells:
     return {
         "module": row.module,
         "kind": row.kind,
@@ -370,21 +389,22 @@ def _cells_of_layer(row: _Row) -> dict[str, Cell]:
         "input_shape": _shapes(row.inputs),
         "output_shape": _shapes(row.outputs),
         "params": row.params,
+        **by_price,
     }
 
 
-def _cells_of_leaf(row: _Row) -> dict[str, Cell]:
+def _cells_of_leaf(row: _Row, by_price: Cells) -> Cells:
     """As torchstat has them: the first shape, without the batch."""
     inputs, outputs = ("x".join(map(str, shapes[0][1:])) if shapes else "" for shapes in (row.inputs, row.outputs))
-    return {"module": row.module, "input_shape": inputs, "output_shape": outputs, "params": row.params}
+    return {"module": row.module, "input_shape": inputs, "output_shape": outputs, "params": row.params, **by_price}
 
 
-def _cells_of_module(row: _Row) -> dict[str, Cell]:
-    return {"module": row.module, "kind": row.kind, "params": row.params}
+def _cells_of_module(row: _Row, by_price: Cells) -> Cells:
+    return {"module": row.module, "kind": row.kind, "params": row.params, **by_price}
 
 
-def _cells_of_operation(row: _Row) -> dict[str, Cell]:
-    return {"operation": row.kind, "calls": row.calls}
+def _cells_of_operation(row: _Row, by_price: Cells) -> Cells:
+    return {"operation": row.kind, "calls": row.calls, **by_price}
 
 
 def by_operation(record: Record, convention: Convention, phase: str | None = None) -> Table:
@@ -397,7 +417,7 @@ def by_operation(record: Record, convention: Convention, phase: str | None = Non
         name = record.operations[entry.operation].name
         row = rows.get(name)
         if row is None:
-            row = rows[name] = _Row("", name, is_module=False)
+            row = rows[name] = _Row.of_operation("", name)
         row.calls += 1
         row.prices.append(price)
     weight = [quantity.name for quantity in convention.quantities]
@@ -435,7 +455,7 @@ def _table(
     view: str,
     rows: list[_Row],
     columns: list[Column],
-    cells: Callable[[_Row], dict[str, Cell]],
+    cells: Callable[[_Row, Cells], Cells],
     phase: str | None,
 ) -> Table:
     """Return the table of `rows`, whose first `columns` hold what `cells` gives."""
@@ -458,11 +478,11 @@ def _table(
         columns.append(_NOTE)
     all_seconds = sum(row.seconds for row in rows)
     quantities = [quantity.name for quantity in convention.quantities]
-    blank: dict[str, Cell] = {column.name: "" if column.text else None for column in columns[given:]}
-    no_counts = _Sums([]).counts() if has_counts else {}
+    blank: Cells = {column.name: "" if column.text else None for column in columns[given:]}
+    nothing = blank | (_Sums([]).counts() if has_counts else {})
     # By the prices in a row, which many have the same of: the cells that follow from them, and whether all are free.
-    known: dict[int | tuple[int, ...], tuple[dict[str, Cell], bool]] = {}
-    of_rows: list[dict[str, Cell]] = []
+    known: dict[int | tuple[int, ...], tuple[Cells, bool]] = {}
+    of_rows: list[Cells] = []
     free: list[int] = []
     for index, row in enumerate(rows):
         prices = row.prices
@@ -474,9 +494,8 @@ def _table(
             found = known[key] = blank | sums.cells(quantities) | counts, list(sums.states) == ["free"]
         by_price, is_free = found
         has_run = row.ran or bool(prices)
-        values = cells(row)
-        values |= by_price if has_run and not row.is_outside else blank | no_counts
-        if has_run:
+        values = cells(row, by_price if has_run and not row.is_outside else nothing)
+        if of_calls and has_run:
             for quantity in of_calls:
                 values[quantity.name] = (row.of_calls or {}).get(quantity.name, 0.0)
         if measured:
