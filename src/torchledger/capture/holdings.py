@@ -31,8 +31,7 @@ _PLAIN = _NOTHING | {*_TENSORS}
 # What nn.Module itself puts into each module: first its own attributes, in this order; most are hooks, and empty.
 _NEW = vars(nn.Module())
 _NAMES = tuple(_NEW)
-_STATE = ("_parameters", "_buffers")
-_INNER = (*_STATE, "_modules")
+_INNER = ("_parameters", "_buffers", "_modules")
 _EMPTIES = frozenset({dict, OrderedDict, set})
 _COUNT = len(_NAMES)
 # These take what is there out of the values of a module's dict.
@@ -124,81 +123,88 @@ class Swapped:
 
     def _keep(self, roots: list[Any]) -> None:
         """Take down what `roots` and all that hangs on them hold. A loop with a stack of its own: objects nest deep."""
-        pending = list(reversed(roots))
+        pending: list[Any] = []
         seen, saved, empty = self._seen, self._saved, self._empty
+        planned = frozenset(map(id, roots))
         common: dict[type, bool] = {}  # by class: whether it is that of a module of the common sort
-        while pending:
-            value = pending.pop()
-            kind = type(value)
-            is_common = common.get(kind)
-            if is_common is None:
-                is_common = common[kind] = kind.__setattr__ is _SET_ATTRIBUTE and not _slots_of(kind)
-            if is_common:
-                if id(value) not in seen:
-                    seen.add(id(value))
-                    self._take_down_module(value, kind, pending)
-            elif kind is dict or kind is OrderedDict:
-                if not value:
-                    empty.append(value)
-                elif id(value) not in seen:
-                    seen.add(id(value))
-                    saved.append((value, value.copy()))
-                    self._look_into(value, value, pending)
-            elif kind in _PLAIN or id(value) in seen:
-                continue
-            elif kind is FunctionType:
-                self.functions.append(value)
-            else:
-                seen.add(id(value))
-                if kind is _CACHED:
+        for root in roots:
+            pending.append(root)
+            while pending:
+                value = pending.pop()
+                kind = type(value)
+                is_common = common.get(kind)
+                if is_common is None:
+                    is_common = common[kind] = kind.__setattr__ is _SET_ATTRIBUTE and not _slots_of(kind)
+                if is_common:
+                    if id(value) not in seen:
+                        seen.add(id(value))
+                        self._take_down_module(value, kind, planned, pending)
+                elif kind is dict or kind is OrderedDict:
+                    if not value:
+                        empty.append(value)
+                    elif id(value) not in seen:
+                        seen.add(id(value))
+                        saved.append((value, value.copy()))
+                        self._look_into(value, value, pending)
+                elif kind in _PLAIN or id(value) in seen:
+                    continue
+                elif kind is FunctionType:
                     self.functions.append(value)
-                # Some objects raise whatever one asks of them (a proxy whose target has gone): they stay as they are.
-                with contextlib.suppress(Exception):
-                    pending += self._take_down(value, kind)
+                else:
+                    seen.add(id(value))
+                    if kind is _CACHED:
+                        self.functions.append(value)
+                    # Some objects raise whatever one asks of them (a proxy whose target has gone): they stay as they
+                    # are.
+                    with contextlib.suppress(Exception):
+                        pending += self._take_down(value, kind)
 
-    def _take_down_module(self, module: nn.Module, kind: type, pending: list[Any]) -> None:
-        """Take down a module of the common sort."""
+    def _take_down_module(self, module: nn.Module, kind: type, planned: frozenset[int], pending: list[Any]) -> None:
+        """Take down a module of the common sort; what it may lead to is `pending`, but for modules that are `planned`."""
         self._modules.append(module)
         self.kinds.append(kind)
         attributes = module.__dict__
-        if id(attributes) in self._seen:
+        seen = self._seen
+        if id(attributes) in seen:
             return
-        self._seen.add(id(attributes))
+        seen.add(id(attributes))
         names, values = (*attributes,), (*attributes.values(),)
         self._dicts.append((attributes, names, values))
-        if names[:_COUNT] != _NAMES:
-            self._look_into(attributes, names, pending)
-            return
-        hooks = _hooks_of(values)
-        if any(hooks) or not _EMPTIES.issuperset(map(type, hooks)):
+        hooks = _hooks_of(values) if names[:_COUNT] == _NAMES else (True,)
+        if any(hooks):
             self._look_into(attributes, names, pending)
             return
         self._empty += hooks
         parameters, buffers, children = _inner_of(values)
-        if parameters and not (self._may_wait and getrefcount(parameters) == _HELD and self._waits_for(attributes, 0)):
-            pending.append(parameters)
-        if buffers and not (self._may_wait and getrefcount(buffers) == _HELD and self._waits_for(attributes, 1)):
-            pending.append(buffers)
-        if type(children) is dict:
-            if children and id(children) not in self._seen:
-                self._seen.add(id(children))
+        may_wait = self._may_wait
+        if parameters:
+            if may_wait and getrefcount(parameters) == _HELD and _is_plain_state(parameters):
+                seen.add(id(parameters))
+                self._waiting.append((attributes, "_parameters", parameters))
+            else:
+                pending.append(parameters)
+        if buffers:
+            if may_wait and getrefcount(buffers) == _HELD and _is_plain_state(buffers):
+                seen.add(id(buffers))
+                self._waiting.append((attributes, "_buffers", buffers))
+            else:
+                pending.append(buffers)
+        if children:
+            if type(children) is dict and id(children) not in seen:
+                seen.add(id(children))
                 modules = (*children.values(),)
                 self._dicts.append((children, (*children,), modules))
-                pending += modules
-        else:
-            pending.append(children)
+                if not planned.issuperset(map(id, modules)):
+                    pending += modules
+            else:
+                pending.append(children)
         own = values[_COUNT:]
         if not _NOTHING.issuperset(map(type, own)):
-            self._look_into(attributes, names[_COUNT:], pending)
-
-    def _waits_for(self, attributes: dict[str, Any], place: int) -> bool:
-        """Take down that the twins of a module's parameters, or buffers, may wait; return whether they may."""
-        state = attributes[_STATE[place]]
-        if type(state) is not dict or not _STATE_KINDS.issuperset(map(type, state.values())):
-            return False
-        self._seen.add(id(state))
-        self._waiting.append((attributes, _STATE[place], state))
-        return True
+            for item in own:
+                kind = type(item)
+                if kind not in _NOTHING and (kind is not tuple or not _NOTHING.issuperset(map(type, item))):
+                    self._look_into(attributes, names[_COUNT:], pending)
+                    break
 
     def _look_into(self, value: dict[Any, Any], keys: Iterable[Any], pending: list[Any]) -> None:
         """Take down the tensors and empty holders among these items of a dict; what may hold more is `pending`."""
@@ -340,19 +346,17 @@ class Swapped:
 _STATE_KINDS = frozenset({*_TENSORS, NoneType})
 
 
+def _is_plain_state(state: Any) -> bool:
+    return type(state) is dict and _STATE_KINDS.issuperset(map(type, state.values()))
+
+
 def _references() -> int:
     """Return how many references `_take_down_module` counts to a dict that a module alone holds."""
 
-    class Counting:
-        def count(self, attributes: dict[str, Any]) -> int:
-            values = (*attributes.values(),)
-            kept.append((attributes, (), values))
-            first, _, _ = _inner_of(values)
-            return getrefcount(first)
-
-    kept: list[Any] = []
     module = nn.Module()
-    return Counting().count(module.__dict__)
+    values = (*module.__dict__.values(),)
+    parameters, _, _ = _inner_of(values)
+    return getrefcount(parameters)
 
 
 _HELD = _references()
