@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import random
 import sys
@@ -35,7 +36,7 @@ from torchledger.capture.scopes import Modules, Scopes, walk
 from torchledger.capture.shapes import MEMO
 from torchledger.capture.step import loss_of, step
 from torchledger.capture.twins import Copies, Twins
-from torchledger.capture.waiting import Waiting
+from torchledger.capture.waiting import Layout, Waiting
 from torchledger.errors import UserError
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import ParameterInfo, Record, StorageKind
@@ -373,29 +374,24 @@ def _list_state(modules: Modules, record: Record, recorder: Recorder | None = No
     Return the lazy modules: what holds a tensor without sizes.
     """
     lazy: dict[int, nn.Module] = {}
-    made = ParameterInfo._make
     kinds: tuple[tuple[StorageKind, str, list[ParameterInfo]], ...]
     kinds = (("parameter", "_parameters", record.parameters), ("buffer", "_buffers", record.buffers))
     for kind, attribute, listed in kinds:
         listed.clear()
         owners: dict[int, str] = {}
+        paths: list[str] = []
+        waits: list[tuple[str, Waiting]] = []  # those since the last one whose tensors have twins: a model has hundreds
         for module_path, module in modules.values():
             held = getattr(module, attribute)
             if not held:
                 continue
             prefix = f"{module_path}." if module_path else ""
             if recorder is not None and type(held) is Waiting and held.make is not None:
-                # Each is alone with its storage, so that it has one owner.
-                start, trains = len(listed), iter(held.trains)
-                for name, layout in zip(held.names, held.layouts, strict=True):
-                    if layout is not None:
-                        size, _, of = layout
-                        shape, trained = (*size,), next(trains)
-                        listed.append(made((prefix + name, module_path, shape, dtype_name(of), trained, None)))
-                recorder.expect(held, kind, start)
-                if kind == "parameter":
-                    held.places = range(start, len(listed))
+                waits.append((module_path, held))
+                is_there = [layout is not None for layout in held.layouts]
+                paths += [prefix + name for name in itertools.compress(held.names, is_there)]
                 continue
+            _list_waiting(kind, listed, paths, waits, recorder)
             for name, tensor in held.items():
                 if tensor is None:
                     continue
@@ -405,15 +401,54 @@ def _list_state(modules: Modules, record: Record, recorder: Recorder | None = No
                 shared = None if owner == path else owner
                 shape = (0,) if unset else tuple(tensor.shape)
                 place = len(listed)
-                info = (path, module_path, shape, dtype_name(tensor.dtype), tensor.requires_grad, shared)
-                listed.append(made(info))
+                dtype = dtype_name(tensor.dtype)
+                listed.append(ParameterInfo(path, module_path, shape, dtype, tensor.requires_grad, shared))
                 if unset:
                     lazy[id(module)] = module
                 elif recorder is not None and tensor.layout is torch.strided:
                     if shared is None:
                         recorder.routes.own(tensor, place if kind == "parameter" else None)
                     recorder.born(tensor, kind, place)
+        _list_waiting(kind, listed, paths, waits, recorder)
     return list(lazy.values())
+
+
+def _list_waiting(
+    kind: StorageKind,
+    listed: list[ParameterInfo],
+    paths: list[str],
+    waits: list[tuple[str, Waiting]],
+    recorder: Recorder | None,
+) -> None:
+    """List tensors that wait for their twins, each alone with its storage, so that it has one owner; forget them here.
+
+    They lie under `paths`, and `waits` holds them, with the paths of modules.
+    """
+    if recorder is None or not waits:
+        return
+    first = place = len(listed)
+    holders: list[str] = []
+    layouts: list[Layout | None] = []
+    tensors: list[torch.Tensor | None] = []
+    trains: list[bool] = []
+    sizes: list[int] = []
+    for module_path, held in waits:
+        count = len(held.bytes)
+        holders += [module_path] * count
+        layouts += held.layouts
+        tensors += held.real.values()
+        trains += held.trains
+        sizes += held.bytes
+        if kind == "parameter":
+            held.places = range(place, place + count)
+        place += count
+    laid = [layout for layout in layouts if layout is not None]
+    shapes = [tuple(layout[0]) for layout in laid]
+    dtypes = [dtype_name(layout[2]) for layout in laid]
+    listed += map(ParameterInfo._make, zip(paths, holders, shapes, dtypes, trains, itertools.repeat(None)))
+    recorder.expect([tensor for tensor in tensors if tensor is not None], sizes, kind, first)
+    paths.clear()
+    waits.clear()
 
 
 _SIZED = (torch.Tensor, nn.Parameter)

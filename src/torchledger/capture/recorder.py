@@ -44,7 +44,6 @@ from torchledger.capture.scopes import Scopes
 from torchledger.capture.shape_rules import RULES, corrects
 from torchledger.capture.shapes import Holes, Memo, Nothing, Outline, Output, Template, classify
 from torchledger.capture.twins import Copies, Twins
-from torchledger.capture.waiting import Waiting
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import TABLES, Allocation, Entry, Operation, Phase, Record, StorageKind, TensorInfo
 
@@ -192,14 +191,13 @@ class Recorder(TorchDispatchMode):
             self.record.allocations.append(allocation)
             self.watch(storage, allocation)
 
-    def expect(self, waiting: Waiting, kind: StorageKind, first: int) -> None:
-        """Book the storages of tensors of the user's as alive from the start; `first` owns the first of them.
+    def expect(self, tensors: list[torch.Tensor], sizes: list[int], kind: StorageKind, first: int) -> None:
+        """Book the storages of tensors of the user's, of these bytes, as alive from the start; `first` owns the first.
 
         They have no stand-ins yet, and may never get one.
         """
-        booked = [Allocation(size, 0, None, kind, owner) for owner, size in enumerate(waiting.bytes, first)]
+        booked = [Allocation(size, 0, None, kind, owner) for owner, size in enumerate(sizes, first)]
         self.record.allocations += booked
-        tensors = [tensor for tensor in waiting.real.values() if tensor is not None]
         self._expected.update(zip(map(id, tensors), booked, strict=True))
 
     def arrived(self, tensor: torch.Tensor, stand_in: torch.Tensor) -> None:
