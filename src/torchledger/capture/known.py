@@ -93,7 +93,7 @@ class Known:
 
     def put_uniform(self, tensor: torch.Tensor, value: Any, reason: str | None = None) -> None:
         """Take all of the storage of `tensor` to hold `value`."""
-        one = _one(value, str(type(value)), tensor.dtype)
+        one = _one(value, repr(value), tensor.dtype)
         storage = tensor.untyped_storage()._cdata
         self.drop(storage)
         self._uniform[storage] = one
@@ -163,7 +163,8 @@ class Known:
 
 
 @functools.lru_cache(maxsize=256)  # zeros, for the most part; nobody writes to it
-def _one(value: Any, kind: str, dtype: torch.dtype) -> torch.Tensor:
+def _one(value: Any, written: str, dtype: torch.dtype) -> torch.Tensor:
+    """Return a scalar; `written`, as Python writes `value`, tells 0.0 from -0.0, 0 and False."""
     return torch.full((), value, dtype=dtype)
 
 

@@ -28,7 +28,7 @@ class Unforeseen(Exception):
 
 def _convolution(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> Outline:
     stride, padding, dilation, groups, padding_mode = values
-    if padding_mode != "zeros" or any(type(value) is not tuple for value in (stride, padding, dilation)):
+    if padding_mode != "zeros" or not all(map(_are_sizes, (stride, padding, dilation))) or type(groups) is not int:
         raise Unforeseen
     nothing = (0,) * len(stride)
     return run(aten.convolution.default, x, weight, bias, stride, padding, dilation, False, nothing, groups)
@@ -58,13 +58,18 @@ def _batch_norm(*dims: int) -> Rule:
         if x.dim() not in dims or not track_running_stats or mean is None or var is None:
             raise Unforeseen
         momentum = 0.0 if momentum is None else momentum
+        if type(eps) is not float or type(momentum) is not float:
+            raise Unforeseen
         return run(aten.native_batch_norm.default, x, weight, bias, mean, var, False, momentum, eps)
 
     return rule
 
 
 def _layer_norm(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> Outline:
-    return run(aten.native_layer_norm.default, x, values[0], weight, bias, values[1])
+    shape, eps = values
+    if not _are_sizes(shape) or type(eps) is not float:
+        raise Unforeseen
+    return run(aten.native_layer_norm.default, x, shape, weight, bias, eps)
 
 
 def _max_pool(run: Run, values: Any, x: Any) -> Outline:
@@ -83,19 +88,28 @@ def _max_pool(run: Run, values: Any, x: Any) -> Outline:
 def _adaptive_pool(run: Run, values: Any, x: Any) -> Outline:
     if x.dim() != 4:
         raise Unforeseen
-    sizes = values[0] if type(values[0]) is tuple else (values[0], values[0])
-    sizes = tuple(own if size is None else size for size, own in zip(sizes, x.shape[2:], strict=True))
+    wanted = values[0] if type(values[0]) is tuple else (values[0], values[0])
+    if len(wanted) != 2:
+        raise Unforeseen
+    sizes = tuple(own if size is None else size for size, own in zip(wanted, x.shape[2:], strict=True))
+    if not _are_sizes(sizes):
+        raise Unforeseen
     if sizes == (1, 1):
         return run(aten.mean.dim, x, (-1, -2), True)
     return run(aten._adaptive_avg_pool2d.default, x, sizes)
 
 
+def _are_sizes(values: Any) -> bool:
+    """Whether these are whole numbers in a tuple, and of Python's own sort."""
+    return type(values) is tuple and all(type(value) is int for value in values)
+
+
 def _pair(value: Any) -> tuple[int, int]:
     if type(value) is int:
         return value, value
-    if type(value) is not tuple or len(value) != 2:
+    if not _are_sizes(value) or len(value) != 2:
         raise Unforeseen
-    return value
+    return value  # type: ignore[no-any-return]
 
 
 def _activation(name: str) -> Rule:
@@ -135,7 +149,7 @@ def _flatten(run: Run, values: Any, x: Any) -> Outline:
     if not (type(start) is type(end) is int and -count <= start < count and -count <= end < count):
         raise Unforeseen
     start, end = start % count, end % count
-    if start >= end:
+    if start >= end:  # all is as it was, or fails
         raise Unforeseen
     return run(aten.view.default, x, (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
 

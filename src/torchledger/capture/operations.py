@@ -119,9 +119,7 @@ def flatten(values: Any, tensors: list[torch.Tensor], storages: list[int], key: 
     is_meta = True
     for value in values:
         kind = type(value)
-        if kind in _KEYED:
-            key += (kind, value)
-        elif isinstance(value, torch.Tensor):
+        if kind in _TENSORS or (kind not in _KEYED and isinstance(value, torch.Tensor)):
             if not value.is_meta:
                 is_meta = False
             tensors.append(value)
@@ -130,6 +128,8 @@ def flatten(values: Any, tensors: list[torch.Tensor], storages: list[int], key: 
                 key += (value.shape, value.stride(), value.dtype)
             else:
                 key.append(object())  # never the same again
+        elif kind in _KEYED:
+            key += (kind, value)
         elif isinstance(value, (list, tuple)):
             if value and not isinstance(value[0], (int, float)):
                 key.append(len(value))
@@ -141,6 +141,9 @@ def flatten(values: Any, tensors: list[torch.Tensor], storages: list[int], key: 
         else:
             key += (kind, value)
     return is_meta
+
+
+_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 def outlined(values: Iterable[Any], outlines: list[Outline], key: list[Any]) -> None:

@@ -49,6 +49,7 @@ from torchledger.record import TABLES, Allocation, Entry, Operation, Phase, Reco
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 _EMPTY = torch.ops.aten.empty.memory_format
+_DETACH = torch.ops.aten.detach.default
 _BY_ADDRESS = (_EMPTY, torch.ops.aten._to_copy.default)  # what C++ makes on the CPU to go to its memory itself
 
 
@@ -142,16 +143,14 @@ class Recorder(TorchDispatchMode):
         self._may_replay = memo is not None and self._twins is not None and synchronize is None
         self._paused = False
         self.places: dict[Any, int] = {}  # id of an operation (held there), or its key -> place in record.operations
-        self._lives: list[_Life] = []
+        self._lives: dict[int, _Life] = {}  # by address: the storages alive that are accounted for
         self._on_death = self._died  # bound once
-        self._known: set[int] = set()  # storages alive that are booked
         self._protected: set[int] = set()  # those that a real run must set aside before it writes to them
         self.saw_foreign = False  # a tensor that no operation seen here made
         self.known = Known()
         self.routes = Routes()
         self.phase: Phase = "forward"
         self._silent = False
-        self._allocations: dict[int, Allocation] = {}  # of storages alive
         self._expected: dict[int, Allocation] = {}  # by id of a tensor of the user's that has no stand-in yet
         self.script_reads_lists = False  # x.tolist() in TorchScript: a copy on the CPU is read
         self.wholes: Mapping[Any, Callable[..., Any]] = {}  # by overload: what books it as one operation
@@ -183,7 +182,7 @@ class Recorder(TorchDispatchMode):
     ) -> None:
         """Book the storage of `tensor` as alive from now on, or from the start; `owner` as in `Allocation`."""
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._known:
+        if storage._cdata not in self._lives:
             if kind in ("parameter", "constant"):
                 self._protected.add(storage._cdata)
             born = 0 if from_start else len(self.record.entries)
@@ -224,15 +223,20 @@ class Recorder(TorchDispatchMode):
         """Return the place of a parameter among the record's, by the storage that it has."""
         if tensor.layout != torch.strided:
             return None
-        allocation = self._allocations.get(tensor.untyped_storage()._cdata)
+        allocation = self._allocation(tensor.untyped_storage()._cdata)
         return allocation.owner if allocation is not None else None
+
+    def _allocation(self, storage: int) -> Allocation | None:
+        """Return the allocation of a storage that is alive and booked."""
+        life = self._lives.get(storage)
+        return None if life is None else life.allocation
 
     def inherit(self, tensors: Iterable[torch.Tensor], kind: StorageKind, owner: int | None) -> None:
         """Book the storages of `tensors`, such as the optimizer's state, as alive from the start."""
         for tensor in tensors:
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
-                allocation = self._allocations.get(storage._cdata)
+                allocation = self._allocation(storage._cdata)
                 if allocation is None:
                     allocation = Allocation(storage.nbytes(), 0, None, kind)
                     self.record.allocations.append(allocation)
@@ -243,7 +247,7 @@ class Recorder(TorchDispatchMode):
         """Take the storage of the parameter's gradient for one."""
         tensor = parameter.grad
         if tensor is not None and tensor.layout == torch.strided:
-            allocation = self._allocations.get(tensor.untyped_storage()._cdata)
+            allocation = self._allocation(tensor.untyped_storage()._cdata)
             if allocation is not None and allocation.kind == "activation":
                 allocation.kind, allocation.owner = "gradient", self.owner_of(parameter)
 
@@ -252,7 +256,7 @@ class Recorder(TorchDispatchMode):
         for tensor in tensors:
             if tensor.layout is torch.strided:
                 storage = tensor.untyped_storage()
-                if storage._cdata not in self._known:
+                if storage._cdata not in self._lives:
                     self.watch(storage, None)
 
     def watch(self, storage: torch.UntypedStorage, allocation: Allocation | None) -> None:
@@ -262,21 +266,19 @@ class Recorder(TorchDispatchMode):
         life.allocation = allocation
         life.record = self.record  # another one while the run steps aside
         life.storage = address
-        self._known.add(address)
-        self._lives.append(life)
-        if allocation is not None:
-            self._allocations[address] = allocation
+        self._lives[address] = life
 
     def _died(self, life: _Life) -> None:
+        storage = life.storage
         if life.allocation is not None:
             life.allocation.died = len(life.record.entries)
-        self._allocations.pop(life.storage, None)
-        self._known.discard(life.storage)
-        if life.storage in self.known.storages:
-            self.known.drop(life.storage)
-        self._protected.discard(life.storage)
+        self._lives.pop(storage, None)
+        if storage in self.known.storages:
+            self.known.drop(storage)
+        if self._protected:
+            self._protected.discard(storage)
         if self.routes.is_on:
-            self.routes.forget(life.storage)
+            self.routes.forget(storage)
 
     @property
     def replays_calls(self) -> bool:
@@ -287,14 +289,14 @@ class Recorder(TorchDispatchMode):
 
     def is_plain(self, storage: int) -> bool:
         """Whether a storage is one of this run's own results or inputs, of which no values are known."""
-        allocation = self._allocations.get(storage)
-        return (
-            allocation is not None and allocation.kind in ("activation", "input") and storage not in self.known.storages
-        )
+        life = self._lives.get(storage)
+        if life is None or life.allocation is None or storage in self.known.storages:
+            return False
+        return life.allocation.kind in ("activation", "input")
 
     def is_state(self, storage: int) -> bool:
         """Whether a storage is that of a parameter or a buffer."""
-        allocation = self._allocations.get(storage)
+        allocation = self._allocation(storage)
         return allocation is not None and allocation.kind in ("parameter", "buffer")
 
     def knows_any(self, storages: Iterable[int]) -> bool:
@@ -398,6 +400,8 @@ class Recorder(TorchDispatchMode):
         """Return a scalar whose value is known, as `torch.tensor` would make it; None where more than that happens."""
         if self._twins is None or self._paused or self.routes.is_on:
             return None
+        if torch._C._functorch.peek_interpreter_stack() is not None:  # what a transform makes is none of this run's
+            return None
         with _disable_current_modes():
             real = torch.tensor(value, dtype=dtype, device=CPU)
             twin = torch.empty((), dtype=real.dtype, device=META)
@@ -439,8 +443,12 @@ class Recorder(TorchDispatchMode):
 
     def _handle(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kind = KINDS.get(func) or learn(func)
-        if kind.name is None and args and is_lazy(args[0]):
-            return func(*args, **kwargs)  # the .data of a lazy parameter, which has no shape yet
+        if kind.name is None and args:
+            if is_lazy(args[0]):
+                return func(*args, **kwargs)  # the .data of a lazy parameter, which has no shape yet
+            if func is _DETACH and self._is_own(args[0]):
+                # Autograd takes apart what it saves. A view made from above it would hold its base, in a circle.
+                return func(*args)
         if kind.composite and not self._paused:
             # Only inference mode lets these through whole; what they are made of is what the other modes run.
             book = self.wholes.get(func)
@@ -475,7 +483,8 @@ class Recorder(TorchDispatchMode):
                 self.know([placeholder])
                 return placeholder
             args, kwargs = _with_device(kind, args, kwargs)
-        if not self._known.issuperset(storages):
+        lives = self._lives
+        if any([storage not in lives for storage in storages]):
             # A constant from before the run; or, where other threads are about, what one of them has just made.
             is_index = kind.name is not None and kind.name.startswith("index")  # torch makes x[[0, 1]]'s index unseen
             self.saw_foreign |= threading.active_count() > 1 and not is_index
@@ -510,6 +519,11 @@ class Recorder(TorchDispatchMode):
             if kind.chooses:
                 self._chose(func, kind, args, kwargs, tensors, returned)
         return returned[0] if template.container is None else template.container(returned)
+
+    def _is_own(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor lies on meta in a storage that this run has accounted for."""
+        is_plain = tensor.is_meta and tensor.layout is torch.strided
+        return is_plain and self._twins is not None and tensor.untyped_storage()._cdata in self._lives
 
     def foreseen(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Template, list[Outline]]:
         """Return what an operation will do, as a shape rule has it, and which outlines it is given.
@@ -558,7 +572,7 @@ class Recorder(TorchDispatchMode):
         for tensor in tensors_in([given.get(name) for name in kind.writes]):
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()._cdata
-                if storage not in self._known or storage in self._protected:
+                if storage not in self._lives or storage in self._protected:
                     self._copies.before_write(tensor)
 
     def _check(
@@ -567,9 +581,11 @@ class Recorder(TorchDispatchMode):
         """Run the kernel where `template` would have been replayed; raise AssertionError where they differ."""
         assert self._memo is not None
         self._memo.put(key, template._replace(operation=NO_OPERATION))
-        returned = self._run(func, kind, args, kwargs, key)
-        found = self._memo.get(key)
-        self._memo.put(key, template)
+        try:
+            returned = self._run(func, kind, args, kwargs, key)
+            found = self._memo.get(key)
+        finally:
+            self._memo.put(key, template)
         if found is None or (found.outputs, found.container) != (template.outputs, template.container):
             raise AssertionError(f"{func}: the memo has {template}, the kernel makes {found}")
         if identity(found.operation) != identity(template.operation):
@@ -667,7 +683,7 @@ class Recorder(TorchDispatchMode):
         entry = len(self.record.entries) - 1
         found = choice_of(packet, entry, self.scopes.current, given.get("self"), given.get("dim"), returned)
         if found is not None:
-            self.routes.chose(*found, self._known)
+            self.routes.chose(*found, set(self._lives))
 
     def _follow(
         self,
@@ -728,7 +744,7 @@ class Recorder(TorchDispatchMode):
         for output, tensor in zip(outputs, returned, strict=True):
             if output[0] is None and tensor.layout is torch.strided:
                 storage = tensor.untyped_storage()
-                if storage._cdata not in self._known:  # as `born` does
+                if storage._cdata not in self._lives:  # as `born` does
                     allocation = Allocation(storage.nbytes(), entry, None, "activation")
                     self.record.allocations.append(allocation)
                     self.watch(storage, allocation)

@@ -70,12 +70,14 @@ def _convolution(
         return None
     if bias is not None and (tuple(bias.shape) != (weight.shape[0],) or bias.dtype != x.dtype):
         return None
+    if any(len(values) not in (1, spatial) for values in (stride, padding, dilation)):
+        return None
     sizes = []
     for dim in range(spatial):
         # A list of one stands for all dimensions.
         step, pad, dilate = (values[dim if len(values) > 1 else 0] for values in (stride, padding, dilation))
         room = x.shape[dim + 2] + 2 * pad - dilate * (weight.shape[dim + 2] - 1) - 1
-        if room < 0 or step < 1 or pad < 0:
+        if room < 0 or step < 1 or pad < 0 or dilate < 1:
             return None
         sizes.append(room // step + 1)
     made = fresh((x.shape[0], weight.shape[0], *sizes), x.dtype)
@@ -95,14 +97,24 @@ def _max_pool(
 
 
 def _avg_pool(
-    x: Any, kernel: Any, stride: Any = (), padding: Any = (0,), ceil_mode: bool = False, *_: Any
+    x: Any,
+    kernel: Any,
+    stride: Any = (),
+    padding: Any = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: Any = None,
 ) -> Outputs | None:
+    if divisor_override == 0:
+        return None
     pooled = _pooled(x, kernel, stride or kernel, padding, (1,), ceil_mode)
     return None if pooled is None else (pooled,)
 
 
 def _pooled(x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Output | None:
     if x.dim() not in (3, 4) or not x.is_contiguous() or not x.numel() or not x.is_floating_point():
+        return None
+    if any(len(values) not in (1, 2) for values in (kernel, stride, padding, dilation)):
         return None
     sizes = []
     for dim in range(2):
@@ -124,8 +136,10 @@ def _adaptive_avg_pool(x: Any, sizes: Any) -> Outputs | None:
     return (fresh((*x.shape[:-2], *sizes), x.dtype),)
 
 
-def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, *_: Any) -> Outputs | None:
-    if x.dim() < 2 or not _plain(x) or x.dtype not in _SHARED or not x.numel():
+def _batch_norm(
+    x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float
+) -> Outputs | None:
+    if x.dim() < 2 or not _plain(x) or x.dtype not in _SHARED or not x.numel() or not eps >= 0:
         return None
     channels = (x.shape[1],)
     if any(t is not None and (tuple(t.shape) != channels or t.dtype != x.dtype) for t in (weight, bias, mean, var)):
@@ -145,6 +159,10 @@ def _layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> Outpu
 
 def _unary(x: Any, *_: Any, **__: Any) -> Outputs | None:
     return (fresh(x.shape, x.dtype),) if _plain(x) and x.is_floating_point() else None
+
+
+def _gelu(x: Any, *, approximate: str = "none") -> Outputs | None:
+    return _unary(x) if approximate in ("none", "tanh") else None
 
 
 def _unary_in_place(x: Any, *_: Any, **__: Any) -> Outputs | None:
@@ -220,16 +238,17 @@ def _transpose(x: Any) -> Outputs | None:
 
 
 def _view(x: Any, shape: Any) -> Outputs | None:
-    if not _plain(x) or -1 in shape or math.prod(shape) != x.numel():
+    if not _plain(x) or (shape and min(shape) < 0) or math.prod(shape) != x.numel():
         return None
     return (Output(0, False, torch.Size(shape), _contiguous(tuple(shape)), x.dtype, 0),)
 
 
 def _cat(tensors: Any, dim: int = 0) -> Outputs | None:
     first = tensors[0]
-    if not first.dim():
+    count = first.dim()
+    if not -count <= dim < count:
         return None
-    dim %= first.dim()
+    dim %= count
     rest = (*first.shape[:dim], *first.shape[dim + 1 :])
     total = 0
     for tensor in tensors:
@@ -266,9 +285,9 @@ def _table() -> dict[str, Callable[..., Outputs | None]]:
         "sub.Tensor": _binary,
         "mul.Tensor": _binary,
     }
+    table["gelu.default"] = _gelu
     for name in (
         "relu",
-        "gelu",
         "silu",
         "hardswish",
         "hardsigmoid",
