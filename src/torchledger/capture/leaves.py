@@ -408,7 +408,7 @@ class Leaves:
         entries = record.entries
         start = len(entries)
         operations, storages, output, layout, writes, given, returned = done
-        call = self._scopes.answered(module, given, returned)
+        call = self._scopes.answered(module, start, given, returned)
         for operation in operations:
             place = places.get(id(operation))
             entries.append(Entry(recorder.place_of(operation) if place is None else place, call))

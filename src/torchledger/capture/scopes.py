@@ -108,12 +108,15 @@ class Scopes:
         """Whether the model's own forward runs."""
         return self._root_is_open or len(self._stack) > 1
 
-    def answered(self, module: nn.Module, given: Shapes, returned: Shapes) -> int:
+    def answered(self, module: nn.Module, started: int, given: Shapes, returned: Shapes) -> int:
         """Book a call of a module that did not run, with the shapes of what it was given and returned."""
         caller, call = self._stack[-1]
-        index = self._row(caller, call, module)
-        self.record.calls.append(ModuleCall(index, call, len(self.record.entries), given, returned))
-        return len(self.record.calls) - 1
+        calls = self.record.calls
+        index = self._rows.get((calls[call].module, id(module)))
+        if index is None:
+            index = self._row(caller, call, module)
+        calls.append(ModuleCall(index, call, started, given, returned))
+        return len(calls) - 1
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """Book that a call of a module begins: torch's hook before its forward."""
