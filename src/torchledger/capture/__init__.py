@@ -25,6 +25,7 @@ from torchledger.capture.autocast import Autocast, Region
 from torchledger.capture.caches import without_meta
 from torchledger.capture.diagnose import explain
 from torchledger.capture.frontdoor import FrontDoor
+from torchledger.capture.functions import Functions
 from torchledger.capture.holdings import Swapped
 from torchledger.capture.interrupts import uninterrupted
 from torchledger.capture.leaves import Leaves
@@ -35,6 +36,7 @@ from torchledger.capture.recorder import Recorder
 from torchledger.capture.scopes import Modules, Scopes, walk
 from torchledger.capture.shapes import MEMO
 from torchledger.capture.step import loss_of, step
+from torchledger.capture.surroundings import Surroundings
 from torchledger.capture.twins import Copies, Twins
 from torchledger.capture.waiting import Layout, Waiting
 from torchledger.errors import UserError
@@ -134,12 +136,14 @@ def capture(
             for tensor, twin in stand_ins.pairs:
                 _lend(recorder, tensor, twin)
         # A model on meta shall think that it is on the CPU.
-        door = FrontDoor(recorder, torch.device("cpu") if device.type == "meta" else device, casts)
+        around = Surroundings(recorder, scopes)
+        functions = Functions(recorder, scopes, MEMO, around) if real is None and training is None else None
+        door = FrontDoor(recorder, torch.device("cpu") if device.type == "meta" else device, casts, functions)
         error: BaseException | None = None
         needs_values = False
         output = None  # held until the storages are closed: what forward returned outlived it
         printed: Any = Printed(lines_printed)
-        leaves = Leaves(recorder, scopes, MEMO)
+        leaves = Leaves(recorder, scopes, MEMO, around)
         prints = contextlib.nullcontext() if quiet else contextlib.redirect_stdout(printed)
         scripts = [module for _, module in modules.values() if isinstance(module, _SCRIPT)]
         seen = _scripted(scripts, modules, recorder) if scripts else contextlib.nullcontext()

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torchledger.capture import overloads, whole
 from torchledger.capture.autocast import Autocast
 from torchledger.capture.failures import note
+from torchledger.capture.functions import PURE, Functions
 from torchledger.capture.operations import tensor_info
 from torchledger.capture.recorder import FailedOperation, Recorder
 from torchledger.inputs import tensors_in
@@ -32,9 +33,13 @@ _CPU = torch.device("cpu")
 class FrontDoor(TorchFunctionMode):
     """Send the functions of a small table to the recorder whole; let all others through."""
 
-    def __init__(self, recorder: Recorder, device: torch.device, autocast: Autocast) -> None:
+    def __init__(
+        self, recorder: Recorder, device: torch.device, autocast: Autocast, functions: Functions | None = None
+    ) -> None:
+        """`functions` answers calls of what is pure, if any does."""
         super().__init__()
         self.recorder = recorder
+        self.functions = functions
         self.autocast = autocast
         self.device = device  # where the model lives, and where its code shall think that it does
         self.saw_move = False  # to a device by name, such as x.cuda()
@@ -45,6 +50,8 @@ class FrontDoor(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if not torch._C._is_any_autocast_enabled() and self.autocast.device is None:
+            if self.functions is not None and func in PURE:
+                return self.functions.call(func, args, kwargs or {}, self._answer)
             if kwargs or func in _TABLE:
                 return self._answer(func, args, kwargs or {})
             try:

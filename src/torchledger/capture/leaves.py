@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import module as torch_module
-from torch.utils._device import DeviceContext
 
+from torchledger.capture.functions import Made
 from torchledger.capture.leaf_rules import RULES, Rule, Unforeseen
 from torchledger.capture.recorder import META, Recorder
 from torchledger.capture.scopes import Scopes
 from torchledger.capture.shapes import Memo, Outline, Output, classify
+from torchledger.capture.surroundings import Surroundings
 from torchledger.capture.waiting import Layout, Waiting
 from torchledger.record import Allocation, Entry, Operation, Shape
 
@@ -91,31 +92,17 @@ _FUNCTIONS = [
     for home, names in (
         (F, "batch_norm conv1d conv2d conv3d dropout elu gelu group_norm hardsigmoid hardswish layer_norm leaky_relu"),
         (F, "linear max_pool2d avg_pool2d adaptive_avg_pool2d mish relu relu6 hardtanh silu softmax"),
+        (F, "multi_head_attention_forward scaled_dot_product_attention pad _in_projection _in_projection_packed"),
         (torch, "adaptive_avg_pool1d batch_norm conv2d flatten group_norm layer_norm relu relu_ sigmoid tanh"),
+        (torch, "baddbmm bmm cat"),
     )
     for name in names.split()
 ]
 _TENSORS = (torch.Tensor, nn.Parameter)
 _MODULE: Any = nn.Module
 _CALL, _OUTER_CALL = _MODULE._call_impl, _MODULE.__call__
-# Looked up once: a call asks for all of them.
-_C = torch._C
-_dispatch_modes, _function_modes = _C._len_torch_dispatch_stack, _C._len_torch_function_stack
-_any_autocast, _is_grad_enabled, _is_inference = (
-    _C._is_any_autocast_enabled, torch.is_grad_enabled, torch.is_inference_mode_enabled,
-)  # fmt: skip
-_transforms, _is_tracing = _C._functorch.peek_interpreter_stack, _C._get_tracing_state
-_FORWARD_HOOKS, _FORWARD_PRE_HOOKS = torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks
 _IN_TURN: Any = nn.Sequential.forward
 _ONE_BY_ONE: Any = nn.Sequential.__iter__
-
-
-class Made(NamedTuple):
-    """A storage that a call makes: bytes, and the entries of the call that are booked when it is born and dies."""
-
-    bytes: int
-    born: int
-    died: int | None  # None: it is the output's
 
 
 class Done(NamedTuple):
@@ -158,22 +145,19 @@ class Leaves:
     A Sequential of them is gone through without a tensor between one and the next.
     """
 
-    def __init__(self, recorder: Recorder, scopes: Scopes, memo: Memo) -> None:
+    def __init__(self, recorder: Recorder, scopes: Scopes, memo: Memo, around: Surroundings) -> None:
         self._recorder = recorder
         self._scopes = scopes
         self._memo = memo
         self._calls: dict[Any, Done] = memo.calls
-        self._function_modes = 0
+        self._answers = False
+        self._around = around
         self._is_patching = not recorder.is_real and _is_unpatched()
-        self._answers = self._is_patching and recorder.replays_calls and not torch.is_grad_enabled()
 
     def __enter__(self) -> Leaves:
         if self._is_patching:
-            modes = torch.overrides._get_current_function_mode_stack()
-            self._function_modes = len(modes)
-            # The front door is the innermost; what another one makes of functions is seen where they run.
-            self._answers &= all(isinstance(mode, DeviceContext) for mode in modes[:-1])
-            answers = self._answers
+            self._around.begin()
+            answers = self._answers = self._around.may_answer
 
             def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
                 if answers and type(module) in _KINDS and not kwargs and len(args) == 1:
@@ -214,7 +198,7 @@ class Leaves:
         """Return what a leaf returns, without running it where that can be told."""
         held = done = None
         with torch._C.DisableTorchFunction():  # asking a tensor for its shape would go through the front door
-            if type(x) is torch.Tensor and self._is_plain_run() and self._is_plain_input(x):
+            if type(x) is torch.Tensor and self._around.are_plain(in_front_door=False) and self._is_plain_input(x):
                 held = self._held_by(module)
                 if held is not None:
                     flow = Flow(x)
@@ -236,7 +220,7 @@ class Leaves:
         for module in sequential._modules.values():
             if type(module) in _KINDS and not is_checked:
                 with torch._C.DisableTorchFunction():
-                    if flow is None and type(x) is torch.Tensor and self._is_plain_run() and self._is_plain_input(x):
+                    if flow is None and type(x) is torch.Tensor and self._around.are_plain(in_front_door=False) and self._is_plain_input(x):
                         flow = Flow(x)
                     held = self._held_by(module) if flow is not None else None
                     done = self._known(module, held, flow.layout) if flow is not None and held is not None else None
@@ -263,22 +247,6 @@ class Leaves:
         except TypeError:  # a list for a tuple, which has no hash
             return None
         return done or self._foreseen(module, held, layout, key)
-
-    def _is_plain_run(self) -> bool:
-        """Whether nothing is at work now that could change what a call does: modes, transforms, hooks."""
-        return (
-            _dispatch_modes() == 1
-            and _function_modes() == self._function_modes
-            and not _any_autocast()
-            and not _is_grad_enabled()
-            and not _is_inference()
-            and self._recorder.replays_calls
-            and len(_FORWARD_HOOKS) == 1
-            and len(_FORWARD_PRE_HOOKS) == 1
-            and self._scopes.is_inside
-            and _transforms() is None
-            and not _is_tracing()
-        )
 
     def _is_plain_input(self, x: torch.Tensor) -> bool:
         return (

@@ -223,10 +223,10 @@ class Recorder(TorchDispatchMode):
         """Return the place of a parameter among the record's, by the storage that it has."""
         if tensor.layout != torch.strided:
             return None
-        allocation = self._allocation(tensor.untyped_storage()._cdata)
+        allocation = self.allocation(tensor.untyped_storage()._cdata)
         return allocation.owner if allocation is not None else None
 
-    def _allocation(self, storage: int) -> Allocation | None:
+    def allocation(self, storage: int) -> Allocation | None:
         """Return the allocation of a storage that is alive and booked."""
         life = self._lives.get(storage)
         return None if life is None else life.allocation
@@ -236,7 +236,7 @@ class Recorder(TorchDispatchMode):
         for tensor in tensors:
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
-                allocation = self._allocation(storage._cdata)
+                allocation = self.allocation(storage._cdata)
                 if allocation is None:
                     allocation = Allocation(storage.nbytes(), 0, None, kind)
                     self.record.allocations.append(allocation)
@@ -247,7 +247,7 @@ class Recorder(TorchDispatchMode):
         """Take the storage of the parameter's gradient for one."""
         tensor = parameter.grad
         if tensor is not None and tensor.layout == torch.strided:
-            allocation = self._allocation(tensor.untyped_storage()._cdata)
+            allocation = self.allocation(tensor.untyped_storage()._cdata)
             if allocation is not None and allocation.kind == "activation":
                 allocation.kind, allocation.owner = "gradient", self.owner_of(parameter)
 
@@ -294,9 +294,13 @@ class Recorder(TorchDispatchMode):
             return False
         return life.allocation.kind in ("activation", "input")
 
+    def is_unknown(self, storage: int) -> bool:
+        """Whether a storage is accounted for, and nothing is known of its values."""
+        return storage in self._lives and storage not in self.known.storages
+
     def is_state(self, storage: int) -> bool:
         """Whether a storage is that of a parameter or a buffer."""
-        allocation = self._allocation(storage)
+        allocation = self.allocation(storage)
         return allocation is not None and allocation.kind in ("parameter", "buffer")
 
     def knows_any(self, storages: Iterable[int]) -> bool:

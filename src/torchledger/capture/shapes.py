@@ -179,8 +179,9 @@ def classify(returned: list[torch.Tensor], tensors: list[torch.Tensor]) -> tuple
                 offset = int(tensor.storage_offset() - tensors[source].storage_offset())
                 can_replay &= tensor.dtype == tensors[source].dtype and tensor.is_conj() == tensors[source].is_conj()
                 can_replay &= tensor.is_neg() == tensors[source].is_neg()
-            can_replay &= storage not in fresh
-            fresh.add(storage)
+            else:
+                can_replay &= storage not in fresh
+                fresh.add(storage)
         can_replay &= (strided and type(tensor) is torch.Tensor) or is_argument
         outputs.append(
             Output(source, is_argument, tensor.shape, tensor.stride() if strided else (), tensor.dtype, offset)

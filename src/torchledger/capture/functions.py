@@ -1,0 +1,234 @@
+"""Calls of torch's functions: what the first one booked is booked again for each like it, and nothing runs.
+
+For functions that hang on the sizes, strides and dtypes of their tensors and on plain arguments alone, in inference.
+`x @ y` or attention come apart into a dozen operations, each of which has a way through torch's dispatcher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import EllipsisType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchledger.capture.operations import sharing
+from torchledger.capture.recorder import META, Recorder
+from torchledger.capture.scopes import Scopes
+from torchledger.capture.shapes import Memo, Output, classify
+from torchledger.capture.surroundings import Surroundings
+from torchledger.record import Allocation, Entry, Operation
+
+# They draw nothing, read no values, and write to nothing but their first argument.
+_OF_TENSORS = """
+    add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ __isub__ mul mul_ __mul__ __rmul__ __imul__ div div_
+    __truediv__ __rtruediv__ __itruediv__ pow __pow__ neg __neg__ rsqrt sqrt exp sigmoid tanh relu relu_ softmax clamp
+    matmul __matmul__ __rmatmul__ bmm mean sum view reshape permute transpose t flatten unflatten unsqueeze squeeze
+    expand contiguous chunk split roll masked_fill float __getitem__
+"""
+_OF_TORCH = """
+    add sub mul div pow neg rsqrt sqrt exp sigmoid tanh relu relu_ softmax clamp matmul bmm baddbmm addmm mean sum
+    reshape permute transpose t flatten unsqueeze squeeze chunk split roll cat stack layer_norm
+"""
+_OF_NN = """
+    linear layer_norm group_norm relu relu6 gelu silu hardswish hardsigmoid hardtanh leaky_relu elu softmax pad conv1d
+    conv2d conv3d max_pool2d avg_pool2d adaptive_avg_pool2d scaled_dot_product_attention multi_head_attention_forward
+"""
+PURE = frozenset(
+    getattr(home, name)
+    for home, names in ((torch.Tensor, _OF_TENSORS), (torch, _OF_TORCH), (F, _OF_NN))
+    for name in names.split()
+    if hasattr(home, name)
+)
+_TENSORS = frozenset({torch.Tensor, nn.Parameter})
+_PLAIN = frozenset({int, float, bool, str, type(None), EllipsisType, torch.dtype, torch.memory_format})
+Run = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]  # runs a function as it is written
+
+
+class Made(NamedTuple):
+    """A storage that a call makes: bytes, and how many entries of the call are booked when it is born and dies."""
+
+    bytes: int
+    born: int
+    died: int | None  # None: an output lies in it
+
+
+class Did(NamedTuple):
+    """What a call of a function books and returns. `shape`: None for one tensor; else a tuple's or list's class and places.
+
+    `outputs` are made of the call's tensors, or fresh; a fresh one lies in the storage that stands beside it.
+    `writes`: how often a tensor is written to, as autograd counts, by its place.
+    """
+
+    operations: tuple[Operation, ...]
+    storages: tuple[Made, ...]
+    outputs: tuple[tuple[Output, int | None], ...]
+    shape: tuple[type, tuple[bool, ...]] | None
+    writes: tuple[tuple[int, int], ...]
+
+
+class Functions:
+    """Answers calls of functions in one run."""
+
+    def __init__(self, recorder: Recorder, scopes: Scopes, memo: Memo, around: Surroundings) -> None:
+        self._recorder = recorder
+        self._scopes = scopes
+        self._memo = memo
+        self._around = around
+
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
+        """Return what a function of `PURE` returns; `run` calls it where that cannot be told."""
+        if not self._around.are_plain(in_front_door=True):
+            return run(func, args, kwargs)
+        tensors: list[torch.Tensor] = []
+        storages: list[int] = []
+        key: list[Any] = [func, torch.get_default_dtype()]
+        is_plain = self._take(args, tensors, storages, key)
+        if is_plain and kwargs:
+            key.extend(kwargs)
+            is_plain = self._take(kwargs.values(), tensors, storages, key)
+        if not is_plain or not tensors:
+            return run(func, args, kwargs)
+        if len(tensors) > 1:
+            key.append(sharing(tensors, storages))
+        known = tuple(key)
+        did: Did | None = self._memo.calls.get(known)
+        if did is not None and not self._memo.is_checked:
+            return self._replay(did, tensors, storages)
+        returned, does = self._watched(func, args, kwargs, run, tensors)
+        if did is not None and does != did:
+            raise AssertionError(f"{func}: the memo has {did}, a call does {does}")
+        if does is not None:
+            self._memo.put_call(known, does)
+        return returned
+
+    def _take(
+        self, values: Iterable[Any], tensors: list[torch.Tensor], storages: list[int], key: list[Any]
+    ) -> bool:
+        """Append to `key` what tells what a function does with `values`; return False where more than that does."""
+        recorder = self._recorder
+        for value in values:
+            kind = type(value)
+            if kind in _TENSORS:
+                if not value.is_meta or value.layout is not torch.strided or value.is_neg() or value.is_inference():
+                    return False
+                storage = value.untyped_storage()._cdata
+                dtype = value.dtype
+                if dtype.is_complex or not recorder.is_unknown(storage):
+                    return False
+                tensors.append(value)
+                storages.append(storage)
+                key += (value.shape, value.stride(), dtype)
+            elif kind in _PLAIN:
+                key += (kind, value)
+            elif kind is tuple or kind is list or kind is torch.Size:
+                key += (kind, len(value))
+                if not self._take(value, tensors, storages, key):
+                    return False
+            elif kind is slice:
+                if not self._take((value.start, value.stop, value.step), tensors, storages, key):
+                    return False
+                key.append(slice)
+            else:
+                return False
+        return True
+
+    def _replay(self, did: Did, tensors: list[torch.Tensor], storages: list[int]) -> Any:
+        recorder = self._recorder
+        record, places, call = recorder.record, recorder.places, self._scopes.current
+        entries, allocations = record.entries, record.allocations
+        start, first = len(entries), len(allocations)
+        operations, made, outputs, shape, writes = did
+        for operation in operations:
+            place = places.get(id(operation))
+            entries.append(Entry(recorder.place_of(operation) if place is None else place, call))
+        recorder.routes.touched.update(storages)
+        for place, times in writes:
+            for _ in range(times):
+                torch._C._increment_version([tensors[place]])
+        for size_of, born, died in made:
+            allocations.append(Allocation(size_of, start + born, None if died is None else start + died, "activation"))
+        returned: list[torch.Tensor] = []
+        with torch._C._DisableTorchDispatch():  # making outputs is no operation
+            for (source, is_argument, size, stride, dtype, offset), storage in outputs:
+                if source is None:
+                    tensor = torch.empty_strided(size, stride, dtype=dtype, device=META)
+                    if storage is not None:
+                        recorder.watch(tensor.untyped_storage(), allocations[first + storage])
+                elif is_argument:
+                    tensor = tensors[source]
+                else:
+                    base = tensors[source]
+                    tensor = torch.as_strided(base, size, stride, base.storage_offset() + offset)
+                returned.append(tensor)
+        if shape is None:
+            return returned[0]
+        kind, is_there = shape
+        found = iter(returned)
+        return kind(next(found) if there else None for there in is_there)
+
+    def _watched(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run, tensors: list[torch.Tensor]
+    ) -> tuple[Any, Did | None]:
+        """Run a call as it is written, and return what it did where it can be replayed."""
+        recorder, record = self._recorder, self._recorder.record
+        entries, allocations = len(record.entries), len(record.allocations)
+
+        def state() -> tuple[Any, ...]:
+            remarks = len(recorder.known.reasons), recorder.saw_foreign, len(record.in_place)
+            return (*remarks, len(record.calls), self._scopes.current, recorder.record)
+
+        before, versions = state(), [tensor._version for tensor in tensors]
+        returned = run(func, args, kwargs)
+        if state() != before or not recorder.replays_calls:
+            return returned, None
+        writes = [tensor._version - version for tensor, version in zip(tensors, versions, strict=True)]
+        return returned, self._did(returned, tensors, writes, entries, allocations)
+
+    def _did(
+        self, returned: Any, tensors: list[torch.Tensor], writes: list[int], entries: int, allocations: int
+    ) -> Did | None:
+        """Return what has just been booked; None where a replay would not make the same."""
+        recorder, record = self._recorder, self._recorder.record
+        shape: tuple[type, tuple[bool, ...]] | None = None
+        found = [returned]
+        if type(returned) in (tuple, list):
+            shape = type(returned), tuple(part is not None for part in returned)
+            found = [part for part in returned if part is not None]
+        if any(type(part) not in _TENSORS or part.layout is not torch.strided or part.is_neg() for part in found):
+            return None
+        if any(part.is_inference() for part in found):
+            return None
+        booked = record.entries[entries:]
+        operations = tuple(record.operations[entry.operation] for entry in booked)
+        if any(entry.call != self._scopes.current or entry.phase != "forward" for entry in booked):
+            return None
+        if not all(map(recorder.is_remembered, operations)):
+            return None
+        made = record.allocations[allocations:]
+        outputs, can_replay = classify(found, tensors)
+        if not can_replay or any(allocation.kind != "activation" for allocation in made):
+            return None
+        alive = {id(allocation): place for place, allocation in enumerate(made) if allocation.died is None}
+        placed: list[tuple[Output, int | None]] = []
+        for output, tensor in zip(outputs, found, strict=True):
+            if output.source is not None:
+                placed.append((output, None))
+                continue
+            storage = tensor.untyped_storage()
+            place = alive.pop(id(recorder.allocation(storage._cdata)), None)
+            whole = torch.Size(output.size).numel() * tensor.element_size()
+            if place is None or tensor.storage_offset() or not whole == storage.nbytes() == made[place].bytes:
+                return None
+            if not recorder.is_unknown(storage._cdata):
+                return None
+            placed.append((output, place))
+        if alive:
+            return None
+        storages = tuple(
+            Made(one.bytes, one.born - entries, None if one.died is None else one.died - entries) for one in made
+        )
+        counts = tuple((place, times) for place, times in enumerate(writes) if times)
+        return Did(operations, storages, tuple(placed), shape, counts)
