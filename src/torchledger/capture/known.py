@@ -93,7 +93,7 @@ class Known:
 
     def put_uniform(self, tensor: torch.Tensor, value: Any, reason: str | None = None) -> None:
         """Take all of the storage of `tensor` to hold `value`."""
-        one = _one(value, repr(value), tensor.dtype)
+        one = scalar(value, tensor.dtype)
         storage = tensor.untyped_storage()._cdata
         self.drop(storage)
         self._uniform[storage] = one
@@ -160,6 +160,11 @@ class Known:
         """Note that the run goes on as it does because of what `tensors` hold."""
         if (reason := self.reason(tensors)) is not None:
             self.reasons[reason] = None
+
+
+def scalar(value: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor of one number, which is not to be written to."""
+    return _one(value, repr(value), dtype)
 
 
 @functools.lru_cache(maxsize=256)  # zeros, for the most part; nobody writes to it

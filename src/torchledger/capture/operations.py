@@ -57,6 +57,7 @@ class Kind:
     random: bool
     needs_values: bool  # what it returns hangs on more than the sizes of what it is given
     assumes: bool  # what it returns may be known or taken for granted whatever it is given, see known.py
+    fills: int | None  # the number that is everywhere in what it makes, whatever it is given
     chooses: bool  # puts out indices that it picked, see routing.py
     packed: tuple[str, ...]  # the arguments that are objects with a weight and a bias in them
 
@@ -80,6 +81,12 @@ def _has_kernel(func: Any, key: str) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key))
 
 
+def _filling(packet: str, func: Any) -> int | None:
+    value = FILLED_WITH.get(packet)
+    writes = any(argument.alias_info is not None for argument in func._schema.arguments)
+    return value if isinstance(value, int) and not writes and len(func._schema.returns) == 1 else None
+
+
 def learn(func: Any) -> Kind:
     namespace, _, packet = func._schema.name.partition("::")
     arguments = func._schema.arguments
@@ -101,6 +108,7 @@ def learn(func: Any) -> Kind:
         random=torch.Tag.nondeterministic_seeded in func.tags,
         needs_values=not _VALUE_TAGS.isdisjoint(func.tags) or func._schema.name in _NEED_VALUES,
         assumes=packet in _ASSUMED or packet in FILLED_WITH,
+        fills=_filling(packet, func),
         chooses=packet in CHOOSING,
         packed=tuple(a.name for a in arguments if str(a.type).endswith(_PACKED)),
         can_replay=torch.Tag.inplace_view not in func.tags

@@ -21,7 +21,7 @@ from torchledger.capture.autocast import shielded
 from torchledger.capture.checks import CHECKS
 from torchledger.capture.corrections import CORRECTIONS
 from torchledger.capture.failures import note
-from torchledger.capture.known import Known, follow
+from torchledger.capture.known import Known, follow, scalar
 from torchledger.capture.leaf_rules import Unforeseen
 from torchledger.capture.operations import (
     KINDS,
@@ -50,6 +50,7 @@ from torchledger.record import TABLES, Allocation, Entry, Operation, Phase, Reco
 META, CPU = torch.device("meta"), torch.device("cpu")
 _EMPTY = torch.ops.aten.empty.memory_format
 _DETACH = torch.ops.aten.detach.default
+_DTYPES = {int: torch.int64, bool: torch.bool}  # of numbers that a dtype is not said of
 _BY_ADDRESS = (_EMPTY, torch.ops.aten._to_copy.default)  # what C++ makes on the CPU to go to its memory itself
 
 
@@ -406,9 +407,11 @@ class Recorder(TorchDispatchMode):
             return None
         if torch._C._functorch.peek_interpreter_stack() is not None:  # what a transform makes is none of this run's
             return None
-        with _disable_current_modes():
-            real = torch.tensor(value, dtype=dtype, device=CPU)
-            twin = torch.empty((), dtype=real.dtype, device=META)
+        if dtype is None:
+            dtype = torch.get_default_dtype() if type(value) is float else _DTYPES[type(value)]
+        with torch._C._DisableTorchDispatch():
+            real = scalar(value, dtype).clone()
+            twin = torch.empty_strided((), (), dtype=dtype, device=META)
         self.known.put(twin, real)
         if self._silent:
             self.know([twin])
@@ -516,7 +519,9 @@ class Recorder(TorchDispatchMode):
         if self._memo.is_checked and not corrects(func, args):
             return self._check(template, func, kind, args, kwargs, known)
         returned = template.replay(tensors)
-        if kind.assumes or not self.known.storages.isdisjoint(storages):
+        if kind.fills is not None:
+            self.known.put_uniform(returned[0], kind.fills)
+        elif kind.assumes or not self.known.storages.isdisjoint(storages):
             follow(self.known, func, kind, args, kwargs, tensors, returned)
         if kind.name is not None:
             self._book(template.operation, template.outputs, returned, tensors, storages)
