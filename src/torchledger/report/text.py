@@ -6,14 +6,15 @@ import math
 import os
 import shutil
 from io import StringIO
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.cells import cell_len
-from rich.console import Console
-from rich.text import Text
 
 from torchledger.errors import printable
 from torchledger.views import COUNTS, AtLeast, Cell, Column, Table
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 LETTERS = ("", "K", "M", "G", "T", "P", "E", "Z", "Y", "R", "Q")
 GAP = 2  # between two columns
@@ -32,6 +33,9 @@ def to_text(table: Table, width: int | None, color: bool = False) -> str:
     3. the other columns are left out, in the same order, but for the weightiest.
     Numbers are never cut. A note names the columns that were left out.
     """
+    from rich.console import Console  # the half of what an import of torchledger takes, and for printed tables alone
+    from rich.text import Text
+
     rows, notes = shown_rows(table)
     columns = shown_columns(table, rows)
     grid = {column: [cell_text(table, column, row.get(column.name)) for row in rows] for column in columns}
