@@ -60,11 +60,13 @@ class Swapped:
         self._stand_ins = stand_ins
         self._seen: set[int] = set()
         self._saved: list[tuple[Any, Any]] = []  # (dict, list, set, deque or array, a copy of it)
-        self._empty: list[Any] = []  # plain dicts and sets with nothing in them: hooks for the most part
+        self._hooks: list[tuple[Any, ...]] = []  # of each module: dicts and sets with nothing in them
+        self._empty: list[Any] = []  # other such
         self._modules: list[nn.Module] = []
         self.kinds: list[type] = []  # the classes of modules
         # Dicts of modules, attributes and children: the dict, its keys, its values. Copies would take far longer to make.
         self._dicts: list[tuple[dict[str, Any], tuple[str, ...], tuple[Any, ...]]] = []
+        self._names: dict[type, tuple[str, ...]] = {}  # of the attributes that a module of a class had last
         self.functions: list[Any] = []  # what hangs on the model and may have a cache
         self._held: list[tuple[dict[Any, Any], Any, torch.Tensor]] = []  # tensors in plain dicts: dict, key, tensor
         # (attributes of a module, name, dict): state whose twins can wait. In a training step all is looked at.
@@ -98,13 +100,14 @@ class Swapped:
                     steps.append(functools.partial(object.__setattr__, module, "__class__", kind))
         for attributes, name, state in self._waiting:
             attributes[name] = state
-        for waiting in self._waits:
-            waiting.end()
+        for waiting in self._waits:  # whoever still holds one finds what it held last
+            waiting.make, waiting.real = None, _GONE
         self._waiting.clear()
         for held, names, values in self._dicts:
             if (*held,) != names or False in map(operator.is_, held.values(), values):
                 _put_back_dict(held, dict(zip(names, values, strict=True)))
         self._dicts.clear()  # nobody but a module shall hold its dicts: the next run counts who does
+        steps += [holder.clear for hooks in self._hooks if any(hooks) for holder in hooks if holder]
         steps += [holder.clear for holder in self._empty if holder]
         steps += [functools.partial(_put_back, holder, content) for holder, content in self._saved]
         steps += [functools.partial(_put_back_slot, *slot) for slot in self._slots]
@@ -169,12 +172,16 @@ class Swapped:
             return
         seen.add(id(attributes))
         names, values = (*attributes,), (*attributes.values(),)
+        if names == (like := self._names.get(kind)):  # one tuple for all modules of a class
+            names = like
+        else:
+            self._names[kind] = names
         self._dicts.append((attributes, names, values))
         hooks = _hooks_of(values) if names[:_COUNT] == _NAMES else (True,)
         if any(hooks):
             self._look_into(attributes, names, pending)
             return
-        self._empty += hooks
+        self._hooks.append(hooks)
         parameters, buffers, children = _inner_of(values)
         may_wait = self._may_wait
         if parameters:
@@ -343,6 +350,7 @@ class Swapped:
         self._saved += [(hooks, dict(hooks)) for hooks in gradient_hooks(tensor)]
 
 
+_GONE: dict[str, Any] = {}
 _STATE_KINDS = frozenset({*_TENSORS, NoneType})
 
 

@@ -39,11 +39,6 @@ class Waiting(dict[str, "torch.Tensor | None"]):
                             super().__setitem__(name, make(tensor))
                     self.make = None
 
-    def end(self) -> None:
-        """Let go of the module's own dict; whoever still holds this finds what it held last."""
-        self.make = None
-        self.real = {}
-
     def __iter__(self) -> Iterator[str]:
         # Names are no look. That there is a method here keeps dict() and | from copying past the others.
         return super().__iter__()
