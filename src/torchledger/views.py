@@ -13,7 +13,7 @@ from typing import Any
 from torchledger.active import active_parameters
 from torchledger.errors import UserError
 from torchledger.pricing.convention import EXCLUDED, UNKNOWN, Convention, Price, Quantity, State
-from torchledger.record import ModuleInfo, Operation, Record, RowKey, Shape
+from torchledger.record import Operation, Record, RowKey, Shape
 
 
 class AtLeast(int):

@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -489,7 +489,9 @@ def _initialise(
 _SCRIPT = torch.jit.ScriptModule
 
 
-def _scripted(scripts: list[nn.Module], modules: Modules, recorder: Recorder) -> AbstractContextManager[None]:
+def _scripted(
+    scripts: Sequence[torch.jit.ScriptModule], modules: Modules, recorder: Recorder
+) -> AbstractContextManager[None]:
     """Return what sees the whole operations of scripted modules."""
     inner = {id(child) for script in scripts for child in script.children()}
     recorder.is_scripted = True

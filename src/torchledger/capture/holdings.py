@@ -64,7 +64,7 @@ class Swapped:
         self._empty: list[Any] = []  # other such
         self._modules: list[nn.Module] = []
         self.kinds: list[type] = []  # the classes of modules
-        # Dicts of modules, attributes and children: the dict, its keys, its values. Copies would take far longer to make.
+        # Dicts of modules, attributes and children: the dict, its keys, its values.
         self._dicts: list[tuple[dict[str, Any], tuple[str, ...], tuple[Any, ...]]] = []
         self._names: dict[type, tuple[str, ...]] = {}  # of the attributes that a module of a class had last
         self.functions: list[Any] = []  # what hangs on the model and may have a cache
@@ -163,7 +163,7 @@ class Swapped:
                         pending += self._take_down(value, kind)
 
     def _take_down_module(self, module: nn.Module, kind: type, planned: frozenset[int], pending: list[Any]) -> None:
-        """Take down a module of the common sort; what it may lead to is `pending`, but for modules that are `planned`."""
+        """Take down a module of the common sort; what it leads to is `pending`, but for modules that are `planned`."""
         self._modules.append(module)
         self.kinds.append(kind)
         attributes = module.__dict__

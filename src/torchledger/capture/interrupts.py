@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-
 _INTERRUPT = int(signal.SIGINT)
 # Without making enumerations of numbers, which takes longer than all else here.
 _handler: Callable[[int], Any] = inspect.unwrap(signal.getsignal)

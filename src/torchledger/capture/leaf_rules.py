@@ -143,15 +143,20 @@ def _dropout(run: Run, values: Any, x: Any) -> Outline:
     return x  # type: ignore[no-any-return]
 
 
-def _flatten(run: Run, values: Any, x: Any) -> Outline:
-    start, end = values
-    count = x.dim()
+def flattened(shape: Any, start: Any, end: Any) -> tuple[int, ...] | None:
+    """Return the sizes with dimensions `start` to `end` made one; None where all is as it was, or fails."""
+    count = len(shape)
     if not (type(start) is type(end) is int and -count <= start < count and -count <= end < count):
-        raise Unforeseen
+        return None
     start, end = start % count, end % count
-    if start >= end:  # all is as it was, or fails
+    return (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]) if start < end else None
+
+
+def _flatten(run: Run, values: Any, x: Any) -> Outline:
+    sizes = flattened(x.shape, *values)
+    if sizes is None:
         raise Unforeseen
-    return run(aten.view.default, x, (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
+    return run(aten.view.default, x, sizes)
 
 
 def _avg_pool(run: Run, values: Any, x: Any) -> Outline:

@@ -8,7 +8,7 @@ somebody else entered, autocast, values that are known, a class or function that
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -49,14 +49,13 @@ _ATTRIBUTES: dict[type[nn.Module], str] = {
     nn.AdaptiveAvgPool2d: "output_size",
 }
 # Class -> the names of its parameters and of its buffers: rules take their tensors in this order.
-_WEIGHTS: dict[type[nn.Module], tuple[str, ...]] = dict.fromkeys(
-    (*_CONVOLUTIONS, nn.Linear, *_BATCH_NORMS, nn.LayerNorm, nn.GroupNorm), ("weight", "bias")
-)
-_BUFFERS: dict[type[nn.Module], tuple[str, ...]] = dict.fromkeys(
-    _BATCH_NORMS, ("running_mean", "running_var", "num_batches_tracked")
-)
+_WEIGHTED: tuple[type[nn.Module], ...] = (*_CONVOLUTIONS, nn.Linear, *_BATCH_NORMS, nn.LayerNorm, nn.GroupNorm)
+_WEIGHTS: dict[type[nn.Module], tuple[str, ...]] = {kind: ("weight", "bias") for kind in _WEIGHTED}
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_BUFFERS: dict[type[nn.Module], tuple[str, ...]] = {kind: _STATISTICS for kind in _BATCH_NORMS}
 # What a forward calls of its own class.
-_METHODS = {**dict.fromkeys(_CONVOLUTIONS, ("_conv_forward",)), **dict.fromkeys(_BATCH_NORMS, ("_check_input_dim",))}
+_METHODS: dict[type[nn.Module], tuple[str, ...]] = {kind: ("_conv_forward",) for kind in _CONVOLUTIONS}
+_METHODS |= {kind: ("_check_input_dim",) for kind in _BATCH_NORMS}
 _FIRST = "_forward_hooks _forward_pre_hooks _backward_hooks _backward_pre_hooks _parameters _buffers training".split()
 _own_hooks = operator.itemgetter(*_FIRST[:4])
 
@@ -198,7 +197,7 @@ class Leaves:
         """Return what a leaf returns, without running it where that can be told."""
         held = done = None
         with torch._C.DisableTorchFunction():  # asking a tensor for its shape would go through the front door
-            if type(x) is torch.Tensor and self._around.are_plain(in_front_door=False) and self._is_plain_input(x):
+            if self._is_plain(x):
                 held = self._held_by(module)
                 if held is not None:
                     flow = Flow(x)
@@ -217,21 +216,32 @@ class Leaves:
         """Return what the modules of a Sequential make of `x` one after the other."""
         flow: Flow | None = None
         is_checked = self._memo.is_checked
-        for module in sequential._modules.values():
+        modules: Iterable[Any] = sequential._modules.values()
+        for module in modules:
             if type(module) in _KINDS and not is_checked:
                 with torch._C.DisableTorchFunction():
-                    if flow is None and type(x) is torch.Tensor and self._around.are_plain(in_front_door=False) and self._is_plain_input(x):
+                    if flow is None and self._is_plain(x):
                         flow = Flow(x)
-                    held = self._held_by(module) if flow is not None else None
-                    done = self._known(module, held, flow.layout) if flow is not None and held is not None else None
-                    if flow is not None and held is not None and done is not None:
-                        self._book(module, held, done, flow)
+                    if flow is not None and self._passes(module, flow):
                         x = None  # what is made of it may outlive it
                         continue
             if flow is not None:
                 x, flow = self._tensor(flow), None
-            x = module(x)  # type: ignore[misc]
+            x = module(x)
         return x if flow is None else self._tensor(flow)
+
+    def _passes(self, module: nn.Module, flow: Flow) -> bool:
+        """Book what a layer makes of what flows, where that can be told; return whether."""
+        held = self._held_by(module)
+        done = None if held is None else self._known(module, held, flow.layout)
+        if held is None or done is None:
+            return False
+        self._book(module, held, done, flow)
+        return True
+
+    def _is_plain(self, x: Any) -> bool:
+        """Whether nothing but a layer and the sizes of its input `x` tells what it does with that."""
+        return type(x) is torch.Tensor and self._around.are_plain(in_front_door=False) and self._is_plain_input(x)
 
     def _tensor(self, flow: Flow) -> torch.Tensor | None:
         if flow.allocation is None:

@@ -162,7 +162,11 @@ def outlined(values: Iterable[Any], outlines: list[Outline], key: list[Any]) -> 
             outlines.append(value)
             key += (value.shape, value.strides, value.dtype)
         elif kind is tuple or kind is list:
-            key += (*map(type, value), *value, len(value))
+            if value and type(value[0]) is Outline:
+                key.append(len(value))
+                outlined(value, outlines, key)
+            else:
+                key += (*map(type, value), *value, len(value))
         else:
             key += (kind, value)
 
@@ -225,11 +229,11 @@ def arguments_of(kind: Kind, args: Sequence[Any], kwargs: dict[str, Any]) -> dic
             return value
         return None if isinstance(value, _UNKEYED) else str(value).removeprefix("torch.")
 
-    found: dict[str, object] = {}
-    for name, value in zip(kind.parameters, args, strict=False):
-        found[name] = value if type(value) in _NUMBERS else plain(value)
-    for name, value in kwargs.items():
-        found[name] = value if type(value) in _NUMBERS else plain(value)
+    found: dict[str, object] = dict(zip(kind.parameters, args, strict=False))
+    found.update(kwargs)
+    for name, value in found.items():
+        if type(value) not in _NUMBERS:
+            found[name] = plain(value)
     for name, value in kind.defaults.items():
         if name not in found:
             found[name] = plain(value)
@@ -255,8 +259,6 @@ def unpacked(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[
     return found
 
 
-
-
 def operation_of(
     name: str,
     arguments: dict[str, object],
@@ -272,15 +274,14 @@ def operation_of(
 
 def _repeated(tensors: Sequence[torch.Tensor | Outline], infos: tuple[TensorInfo, ...]) -> tuple[int, ...]:
     """Return the inputs that cover the same elements as an earlier one: the same tensor, or its transpose."""
-    if not tensors or type(tensors[0]) is Outline:  # each lies in a storage of its own
-        return ()
-    strided = [tensor for tensor in tensors if tensor.layout == torch.strided]
+    # Each outline lies in a storage of its own.
+    strided = [t for t in tensors if not isinstance(t, Outline) and t.layout == torch.strided]
     if len(strided) < 2 or sharing(strided, storages_of(strided)) is None:
         return ()
     seen: set[Any] = set()
     repeated = []
     for index, (tensor, info) in enumerate(zip(tensors, infos, strict=True)):
-        if tensor.layout != torch.strided or not info.elements:
+        if isinstance(tensor, Outline) or tensor.layout != torch.strided or not info.elements:
             continue
         span = tuple(
             sorted((step, size) for size, step in zip(info.shape, info.stride, strict=True) if size > 1 and step)

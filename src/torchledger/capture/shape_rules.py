@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from torchledger.capture.operations import overloads
-from torchledger.capture.shapes import Output
+from torchledger.capture.shapes import Outline, Output
 
 Outputs = tuple[Output, ...]
+_TENSORS = (torch.Tensor, Outline)
 _SHARED = frozenset((torch.float32, torch.float64))  # statistics have the dtype of the input
 
 
@@ -172,7 +173,7 @@ def _unary_in_place(x: Any, *_: Any, **__: Any) -> Outputs | None:
 
 
 def _binary(x: Any, y: Any, **_: Any) -> Outputs | None:
-    if not isinstance(y, torch.Tensor) or x.dtype != y.dtype or not x.is_floating_point():
+    if not isinstance(y, _TENSORS) or x.dtype != y.dtype or not x.is_floating_point():
         return None
     if not (_plain(x) and _plain(y)):
         return None
@@ -243,6 +244,111 @@ def _view(x: Any, shape: Any) -> Outputs | None:
     return (Output(0, False, torch.Size(shape), _contiguous(tuple(shape)), x.dtype, 0),)
 
 
+def _binary_in_place(x: Any, y: Any, **_: Any) -> Outputs | None:
+    if not isinstance(y, _TENSORS) or x.dtype != y.dtype or not x.is_floating_point() or not _plain(x):
+        return None
+    lead = len(x.shape) - len(y.shape)
+    if lead < 0 or any(own not in (1, size) for own, size in zip(y.shape, x.shape[lead:], strict=True)):
+        return None
+    return (Output(0, True, x.shape, x.stride(), x.dtype, 0),)
+
+
+def _seen(x: Any, sizes: Any, strides: Any, offset: int = 0) -> Outputs:
+    """Return a view of `x`."""
+    return (Output(0, False, torch.Size(sizes), tuple(strides), x.dtype, offset),)
+
+
+def _wrapped(dim: Any, count: int) -> int | None:
+    """Return a dimension counted from the front, of so many; None where there is none such."""
+    return dim % count if -count <= dim < count else None
+
+
+def _permute(x: Any, dims: Any) -> Outputs | None:
+    count = x.dim()
+    order = [_wrapped(dim, count) for dim in dims]
+    if sorted(dim for dim in order if dim is not None) != list(range(count)) or len(order) != count:
+        return None
+    sizes, strides = x.shape, x.stride()
+    return _seen(x, [sizes[dim] for dim in order], [strides[dim] for dim in order])
+
+
+def _transpose_two(x: Any, one: int, other: int) -> Outputs | None:
+    count = x.dim()
+    first, second = _wrapped(one, count), _wrapped(other, count)
+    if first is None or second is None:
+        return None
+    order = list(range(count))
+    order[first], order[second] = second, first
+    return _permute(x, order)
+
+
+def _unsqueeze(x: Any, dim: int) -> Outputs | None:
+    count = x.dim()
+    place = _wrapped(dim, count + 1)
+    if place is None:
+        return None
+    sizes, strides = list(x.shape), list(x.stride())
+    step = sizes[place] * strides[place] if place < count else 1
+    return _seen(x, [*sizes[:place], 1, *sizes[place:]], [*strides[:place], step, *strides[place:]])
+
+
+def _select(x: Any, dim: int, index: int) -> Outputs | None:
+    place = _wrapped(dim, x.dim())
+    at = None if place is None else _wrapped(index, x.shape[place])
+    if place is None or at is None:
+        return None
+    sizes, strides = list(x.shape), list(x.stride())
+    step = strides.pop(place)
+    del sizes[place]
+    return _seen(x, sizes, strides, at * step)
+
+
+def _slice(x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Outputs | None:
+    place = _wrapped(dim, x.dim())
+    if place is None or step < 1:
+        return None
+    sizes, strides = list(x.shape), list(x.stride())
+    first, last, _ = slice(start, end).indices(sizes[place])
+    sizes[place] = max(0, -(-(last - first) // step))
+    offset = first * strides[place]
+    strides[place] *= step
+    return _seen(x, sizes, strides, offset) if sizes[place] else None
+
+
+def _expand(x: Any, size: Any, *, implicit: bool = False) -> Outputs | None:
+    lead = len(size) - x.dim()
+    if lead < 0:
+        return None
+    sizes: list[int] = []
+    strides: list[int] = []
+    for place in range(len(size) - 1, -1, -1):
+        own = x.shape[place - lead] if place >= lead else 1
+        step = x.stride()[place - lead] if place >= lead else sizes[-1] * strides[-1] if sizes else 1
+        wanted = size[place]
+        if wanted == -1 and place >= lead:
+            wanted = own
+        if wanted < 0 or (wanted != own and own != 1):
+            return None
+        sizes.append(wanted)
+        strides.append(step if wanted == own else 0)
+    return _seen(x, reversed(sizes), reversed(strides))
+
+
+def _clone(x: Any, *, memory_format: Any = None) -> Outputs | None:
+    if memory_format is not torch.contiguous_format and not _plain(x):
+        return None
+    return (fresh(x.shape, x.dtype),) if memory_format in (None, *_FORMATS) and 0 not in x.shape else None
+
+
+_FORMATS = (torch.contiguous_format, torch.preserve_format)
+
+
+def _softmax(x: Any, dim: int, half_to_float: bool) -> Outputs | None:
+    if half_to_float or _wrapped(dim, x.dim()) is None or not _plain(x) or not x.is_floating_point():
+        return None
+    return (fresh(x.shape, x.dtype),)
+
+
 def _cat(tensors: Any, dim: int = 0) -> Outputs | None:
     first = tensors[0]
     count = first.dim()
@@ -281,6 +387,17 @@ def _table() -> dict[str, Callable[..., Outputs | None]]:
         "mean.dim": _mean,
         "t.default": _transpose,
         "view.default": _view,
+        "_unsafe_view.default": _view,
+        "permute.default": _permute,
+        "transpose.int": _transpose_two,
+        "unsqueeze.default": _unsqueeze,
+        "select.int": _select,
+        "slice.Tensor": _slice,
+        "expand.default": _expand,
+        "clone.default": _clone,
+        "_softmax.default": _softmax,
+        "add_.Tensor": _binary_in_place,
+        "mul_.Tensor": _binary_in_place,
         "add.Tensor": _binary,
         "sub.Tensor": _binary,
         "mul.Tensor": _binary,

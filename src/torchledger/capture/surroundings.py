@@ -1,4 +1,4 @@
-"""What is at work around a call: only where that is nothing out of the ordinary is a call answered from an earlier one."""
+"""What is at work around a call: where that is nothing out of the ordinary, an earlier call can answer for it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Surroundings:
 
     def begin(self) -> None:
         """Look at what is there when the run begins, its own modes entered: answers are for inference on meta alone."""
-        modes = torch.overrides._get_current_function_mode_stack()
+        modes = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
         self.function_modes = len(modes) - 1
         # The front door is the innermost; what another one makes of functions is seen where they run.
         is_alone = all(isinstance(mode, DeviceContext) for mode in modes[:-1])

@@ -42,7 +42,7 @@ class Twins:
         self._bases: dict[int, tuple[object, torch.Tensor]] = {}
         self._versions: list[tuple[torch.Tensor, int]] = []  # of the user's, which are held
         self._versions_passing: list[tuple[weakref.ref[torch.Tensor], int]] = []
-        self._late: dict[int, Waiting] = {}  # by storage: what holds tensors whose twins are made when one looks at them
+        self._late: dict[int, Waiting] = {}  # by storage: what holds tensors whose twins wait until somebody looks
         self.looked_at: list[Callable[[torch.Tensor, torch.Tensor], None]] = []  # told of each that was, with its twin
 
     def put_back(self) -> None:
@@ -91,7 +91,7 @@ class Twins:
         return found
 
     def _make_now(self, holder: dict[str, torch.Tensor | None], waiting: Waiting) -> None:
-        """Have none of these tensors wait, nor those that share a storage with one: their twins are to share one too."""
+        """Have none of these tensors wait, nor those that share a storage with one: so shall their twins."""
         tensors = [tensor for tensor in holder.values() if tensor is not None]
         for tensor in tensors:
             if tensor.layout is torch.strided:
@@ -112,6 +112,11 @@ class Twins:
         if not self._late or is_lazy(tensor) or tensor.layout is not torch.strided:
             return None
         return self._late.get(tensor.untyped_storage()._cdata)
+
+    @staticmethod
+    def _is_late(tensor: torch.Tensor, waiting: Waiting | None) -> bool:
+        """Whether `tensor` is one of those that wait, and not another one with its storage."""
+        return waiting is not None and any(held is tensor for held in waiting.real.values())
 
     def _of_late(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the twin of a tensor that is looked at in the middle of a run, which sees nothing of its making."""
@@ -157,7 +162,7 @@ class Twins:
         if id(tensor) in self._made:
             return tensor
         waiting = self._waits(tensor)
-        is_late = waiting is not None and any(held is tensor for held in waiting.real.values())
+        is_late = self._is_late(tensor, waiting)
         if waiting is not None and not is_late:
             waiting.fill()
         twin = self._of_common(tensor)
@@ -174,9 +179,8 @@ class Twins:
     def instead_of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the stand-in of a tensor that has one, or waits for it, else the tensor."""
         known = self._by_tensor.get(id(tensor))
-        if known is None and (waiting := self._waits(tensor)) is not None:
-            if any(held is tensor for held in waiting.real.values()):
-                return self._of_late(tensor)
+        if known is None and self._is_late(tensor, self._waits(tensor)):
+            return self._of_late(tensor)
         return tensor if known is None else known[1]
 
     def is_made(self, tensor: torch.Tensor) -> bool:

@@ -16,8 +16,8 @@ Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]  # shape, stride, dtype
 class Waiting(dict[str, "torch.Tensor | None"]):
     """Stands in a module for its dict `real` of the user's tensors; each way to look into it puts the stand-ins there.
 
-    `Twins.wait` makes it of that dict: there are hundreds, so that it has no constructor. `make` returns the stand-in of
-    a tensor. What looks past these methods, as C code may, sees the user's own tensors.
+    `Twins.wait` makes it of that dict; there are hundreds, so that it has no constructor. `make` returns the stand-in
+    of a tensor. What looks past these methods, as C code may, sees the user's own tensors.
     """
 
     __slots__ = ("bytes", "layouts", "make", "names", "places", "real", "trains")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+import random
 import shutil
 from io import StringIO
 from typing import TYPE_CHECKING, TextIO
@@ -14,7 +16,21 @@ from torchledger.errors import printable
 from torchledger.views import COUNTS, AtLeast, Cell, Column, Table
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
+
+
+@functools.cache
+def _rich() -> tuple[type[Console], type[Text]]:
+    """Import what draws: half of what an import of torchledger would take, and for printed tables alone."""
+    state = random.getstate()  # rich draws random numbers while it is imported; the user's own stay as they were
+    try:
+        from rich.console import Console
+        from rich.text import Text
+    finally:
+        random.setstate(state)
+    return Console, Text
+
 
 LETTERS = ("", "K", "M", "G", "T", "P", "E", "Z", "Y", "R", "Q")
 GAP = 2  # between two columns
@@ -33,9 +49,7 @@ def to_text(table: Table, width: int | None, color: bool = False) -> str:
     3. the other columns are left out, in the same order, but for the weightiest.
     Numbers are never cut. A note names the columns that were left out.
     """
-    from rich.console import Console  # the half of what an import of torchledger takes, and for printed tables alone
-    from rich.text import Text
-
+    Console, Text = _rich()
     rows, notes = shown_rows(table)
     columns = shown_columns(table, rows)
     grid = {column: [cell_text(table, column, row.get(column.name)) for row in rows] for column in columns}
