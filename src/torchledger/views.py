@@ -67,10 +67,6 @@ class _Sums:
         self.operations = len(prices)
         self.amounts: dict[str, int] = {}
         self.states: dict[str, int] = {}
-        if len(prices) == 1:  # as in most rows
-            self.amounts.update(prices[0].amounts)
-            self.states[prices[0].state] = 1
-            return
         distinct = {id(price): price for price in prices}
         calls = Counter(map(id, prices)) if len(distinct) > 1 else dict.fromkeys(distinct, len(prices))
         for key, times in calls.items():
@@ -97,6 +93,18 @@ class _Sums:
             "excluded": found("excluded", 0),
             "unknown": found("unknown", 0),
         }
+
+
+def _cells_of(price: Price, names: Iterable[str]) -> dict[str, Cell]:
+    """Return the cells of one price, as `_Sums` has them."""
+    amounts = price.amounts
+    if price.state is State.UNKNOWN:
+        return {name: AtLeast(amounts.get(name, 0)) for name in names}
+    missing = 0 if price.state is State.FREE else None
+    return {name: amounts.get(name, missing) for name in names}
+
+
+_COUNTS_OF_ONE = {state: _Sums([Price(state, {})]).counts() for state in State}
 
 
 class _Row:
@@ -489,9 +497,16 @@ def _table(
         key = id(prices[0]) if len(prices) == 1 else tuple(map(id, prices))
         found = known.get(key)
         if found is None:
-            sums = _Sums(prices)
-            counts = sums.counts() if has_counts else {}
-            found = known[key] = blank | sums.cells(quantities) | counts, list(sums.states) == ["free"]
+            if len(prices) == 1:  # as most
+                cells_of = _cells_of(prices[0], quantities)
+                counts = _COUNTS_OF_ONE[prices[0].state] if has_counts else {}
+                is_free = prices[0].state is State.FREE
+            else:
+                sums = _Sums(prices)
+                cells_of = sums.cells(quantities)
+                counts = sums.counts() if has_counts else {}
+                is_free = list(sums.states) == ["free"]
+            found = known[key] = {**blank, **cells_of, **counts}, is_free
         by_price, is_free = found
         has_run = row.ran or bool(prices)
         values = cells(row, by_price if has_run and not row.is_outside else nothing)

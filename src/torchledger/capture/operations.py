@@ -198,7 +198,7 @@ def keyed(tensors: list[torch.Tensor]) -> list[Any]:
     return [*key, sharing(tensors, storages)]
 
 
-def tensor_info(tensor: torch.Tensor | Outline) -> TensorInfo:
+def tensor_info(tensor: torch.Tensor) -> TensorInfo:
     return _interned(tensor.shape, tensor.stride() if tensor.layout == torch.strided else None, tensor.dtype)
 
 
@@ -262,26 +262,36 @@ def unpacked(kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[
 def operation_of(
     name: str,
     arguments: dict[str, object],
-    given: Sequence[torch.Tensor | Outline],
+    given: Sequence[torch.Tensor],
     outputs: tuple[Output, ...],
     infos: tuple[TensorInfo, ...] | None = None,
 ) -> Operation:
     """Build the record of an operation; `infos` are those of `given` before it ran, where it changed them."""
-    infos = infos or tuple(tensor_info(tensor) for tensor in given)
-    made = tuple(OutputInfo(_interned(o.size, o.stride, o.dtype), o.source) for o in outputs)
-    return Operation(name, arguments, infos, made, _repeated(given, infos))
+    infos = infos or tuple(map(tensor_info, given))
+    return Operation(name, arguments, infos, _made(outputs), _repeated(given, infos))
 
 
-def _repeated(tensors: Sequence[torch.Tensor | Outline], infos: tuple[TensorInfo, ...]) -> tuple[int, ...]:
+def outlined_operation(
+    name: str, arguments: dict[str, object], given: Sequence[Outline], outputs: tuple[Output, ...]
+) -> Operation:
+    """Build the record of an operation of which there is no tensor; each lies in a storage of its own."""
+    infos = tuple([_interned(outline.shape, outline.strides, outline.dtype) for outline in given])
+    return Operation(name, arguments, infos, _made(outputs), ())
+
+
+def _made(outputs: tuple[Output, ...]) -> tuple[OutputInfo, ...]:
+    return tuple([OutputInfo(_interned(size, stride, dtype), source) for source, _, size, stride, dtype, _ in outputs])
+
+
+def _repeated(tensors: Sequence[torch.Tensor], infos: tuple[TensorInfo, ...]) -> tuple[int, ...]:
     """Return the inputs that cover the same elements as an earlier one: the same tensor, or its transpose."""
-    # Each outline lies in a storage of its own.
-    strided = [t for t in tensors if not isinstance(t, Outline) and t.layout == torch.strided]
+    strided = [tensor for tensor in tensors if tensor.layout == torch.strided]
     if len(strided) < 2 or sharing(strided, storages_of(strided)) is None:
         return ()
     seen: set[Any] = set()
     repeated = []
     for index, (tensor, info) in enumerate(zip(tensors, infos, strict=True)):
-        if isinstance(tensor, Outline) or tensor.layout != torch.strided or not info.elements:
+        if tensor.layout != torch.strided or not info.elements:
             continue
         span = tuple(
             sorted((step, size) for size, step in zip(info.shape, info.stride, strict=True) if size > 1 and step)

@@ -34,6 +34,7 @@ from torchledger.capture.operations import (
     learn,
     operation_of,
     outlined,
+    outlined_operation,
     sharing,
     storages_of,
     tensor_info,
@@ -550,9 +551,16 @@ class Recorder(TorchDispatchMode):
         if len(outlines) > 1:
             key.append(None)  # as where none share a storage
         # The rule must answer, also where the memo could: on the way to what it does not know, torch may do more.
-        template = self._by_rule(func, kind, args, kwargs, outlines, tuple(key))
-        if template is None:
+        rule = RULES.get(func)
+        outputs = rule(*args, **kwargs) if rule is not None else None
+        if outputs is None or kind.name is None or self._memo is None:
             raise Unforeseen
+        known = tuple(key)
+        template = self._memo.get(known)
+        if template is None:
+            operation = outlined_operation(kind.name, arguments_of(kind, args, kwargs), outlines, outputs)
+            template = Template(operation, outputs, tuple if len(outputs) > 1 else None)
+            self._memo.put(known, template)
         return template, outlines
 
     def _comes_apart(self, kind: Kind) -> bool:
@@ -605,21 +613,22 @@ class Recorder(TorchDispatchMode):
         self,
         func: Any,
         kind: Kind,
-        args: Sequence[Any],
+        args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        tensors: Sequence[torch.Tensor | Outline],
+        tensors: list[torch.Tensor],
         key: Any,
     ) -> Template | None:
-        """Return what the operation does as a shape rule has it, and remember it; None where no rule answers."""
+        """Return what an operation that the memo does not have does, as a shape rule has it, and remember it.
+
+        None where no rule answers.
+        """
         rule = RULES.get(func)
         outputs = rule(*args, **kwargs) if rule is not None else None
         if outputs is None or kind.name is None or self._memo is None:
             return None
-        template = self._memo.get(key)
-        if template is None:
-            operation = operation_of(kind.name, arguments_of(kind, args, kwargs), tensors, outputs)
-            template = Template(operation, outputs, tuple if len(outputs) > 1 else None)
-            self._memo.put(key, template)
+        operation = operation_of(kind.name, arguments_of(kind, args, kwargs), tensors, outputs)
+        template = Template(operation, outputs, tuple if len(outputs) > 1 else None)
+        self._memo.put(key, template)
         return template
 
     def _run(

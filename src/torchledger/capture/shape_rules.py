@@ -9,6 +9,7 @@ operation would fail: the kernel runs then. Every rule is compared with its kern
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ def fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Output:
     return Output(None, False, torch.Size(shape), _contiguous(shape), dtype, 0)
 
 
+@functools.lru_cache(maxsize=4096)  # each result is an input next
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     stride = [1] * len(shape)
     for dim in range(len(shape) - 2, -1, -1):
@@ -71,13 +73,15 @@ def _convolution(
         return None
     if bias is not None and (tuple(bias.shape) != (weight.shape[0],) or bias.dtype != x.dtype):
         return None
-    if any(len(values) not in (1, spatial) for values in (stride, padding, dilation)):
+    if not {len(stride), len(padding), len(dilation)} <= {1, spatial}:
         return None
+    # A list of one stands for all dimensions.
+    steps = stride if len(stride) == spatial else [*stride] * spatial
+    pads = padding if len(padding) == spatial else [*padding] * spatial
+    dilates = dilation if len(dilation) == spatial else [*dilation] * spatial
     sizes = []
-    for dim in range(spatial):
-        # A list of one stands for all dimensions.
-        step, pad, dilate = (values[dim if len(values) > 1 else 0] for values in (stride, padding, dilation))
-        room = x.shape[dim + 2] + 2 * pad - dilate * (weight.shape[dim + 2] - 1) - 1
+    for length, width, step, pad, dilate in zip(x.shape[2:], weight.shape[2:], steps, pads, dilates, strict=True):
+        room = length + 2 * pad - dilate * (width - 1) - 1
         if room < 0 or step < 1 or pad < 0 or dilate < 1:
             return None
         sizes.append(room // step + 1)

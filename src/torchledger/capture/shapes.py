@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -57,21 +58,26 @@ class Outline:
         return self.dtype.is_floating_point
 
     def is_contiguous(self, memory_format: torch.memory_format = torch.contiguous_format) -> bool:
-        order = _INNERMOST_FIRST.get(memory_format)
-        if order is None:
-            if 0 in self.shape:  # whatever the strides
-                return True
-            order = range(len(self.shape) - 1, -1, -1)
-        elif len(order) != len(self.shape):
-            return False
-        step = 1
-        for dim in order:
-            size = self.shape[dim]
-            if size != 1:
-                if self.strides[dim] != step:
-                    return False
-                step *= size
-        return True
+        return _is_contiguous(self.shape, self.strides, memory_format)
+
+
+@functools.lru_cache(maxsize=4096)  # each result is an input next
+def _is_contiguous(shape: torch.Size, strides: tuple[int, ...], memory_format: torch.memory_format) -> bool:
+    order = _INNERMOST_FIRST.get(memory_format)
+    if order is None:
+        if 0 in shape:  # whatever the strides
+            return True
+        order = range(len(shape) - 1, -1, -1)
+    elif len(order) != len(shape):
+        return False
+    step = 1
+    for dim in order:
+        size = shape[dim]
+        if size != 1:
+            if strides[dim] != step:
+                return False
+            step *= size
+    return True
 
 
 _INNERMOST_FIRST: dict[torch.memory_format, Sequence[int]] = {
