@@ -145,7 +145,9 @@ def capture(
         printed: Any = Printed(lines_printed)
         leaves = Leaves(recorder, scopes, MEMO, around)
         prints = contextlib.nullcontext() if quiet else contextlib.redirect_stdout(printed)
-        scripts = [module for _, module in modules.values() if isinstance(module, _SCRIPT)]
+        scripts: list[torch.jit.ScriptModule] = []
+        if any(issubclass(kind, _SCRIPT) for kind in {type(module) for _, module in modules.values()}):
+            scripts = [module for _, module in modules.values() if isinstance(module, _SCRIPT)]
         seen = _scripted(scripts, modules, recorder) if scripts else contextlib.nullcontext()
         with prints, scopes, casts.around_scripts(scripts, door.casting), seen, entered(door, recorder), leaves:
             try:
@@ -392,8 +394,10 @@ def _list_state(modules: Modules, record: Record, recorder: Recorder | None = No
             prefix = f"{module_path}." if module_path else ""
             if recorder is not None and type(held) is Waiting and held.make is not None:
                 waits.append((module_path, held))
-                is_there = [layout is not None for layout in held.layouts]
-                paths += [prefix + name for name in itertools.compress(held.names, is_there)]
+                names = held.names
+                if len(names) != len(held.bytes):
+                    names = tuple(name for name, of in zip(names, held.layouts, strict=True) if of is not None)
+                paths += [prefix + name for name in names]
                 continue
             _list_waiting(kind, listed, paths, waits, recorder)
             for name, tensor in held.items():

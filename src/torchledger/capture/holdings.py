@@ -208,8 +208,8 @@ class Swapped:
         own = values[_COUNT:]
         if not _NOTHING.issuperset(map(type, own)):
             for item in own:
-                kind = type(item)
-                if kind not in _NOTHING and (kind is not tuple or not _NOTHING.issuperset(map(type, item))):
+                inner = type(item)
+                if inner not in _NOTHING and (inner is not tuple or not _NOTHING.issuperset(map(type, item))):
                     self._look_into(attributes, names[_COUNT:], pending)
                     break
 

@@ -86,16 +86,18 @@ _KINDS = {
 _OWN_METHODS = [
     (kind, name, getattr(kind, name)) for kind in _ATTRIBUTES for name in ("forward", *_METHODS.get(kind, ()))
 ]
+_OF_NN = """
+    batch_norm conv1d conv2d conv3d dropout elu gelu group_norm hardsigmoid hardswish layer_norm leaky_relu linear
+    max_pool2d avg_pool2d adaptive_avg_pool2d mish relu relu6 hardtanh silu softmax multi_head_attention_forward
+    scaled_dot_product_attention pad _in_projection _in_projection_packed
+"""
+_OF_TORCH = """
+    adaptive_avg_pool1d baddbmm batch_norm bmm cat conv2d flatten group_norm layer_norm relu relu_ sigmoid tanh
+"""
+# A namespace, what takes functions out of it, and these as they are now.
 _FUNCTIONS = [
-    (home, name, getattr(home, name))
-    for home, names in (
-        (F, "batch_norm conv1d conv2d conv3d dropout elu gelu group_norm hardsigmoid hardswish layer_norm leaky_relu"),
-        (F, "linear max_pool2d avg_pool2d adaptive_avg_pool2d mish relu relu6 hardtanh silu softmax"),
-        (F, "multi_head_attention_forward scaled_dot_product_attention pad _in_projection _in_projection_packed"),
-        (torch, "adaptive_avg_pool1d batch_norm conv2d flatten group_norm layer_norm relu relu_ sigmoid tanh"),
-        (torch, "baddbmm bmm cat"),
-    )
-    for name in names.split()
+    (vars(home), take := operator.itemgetter(*names.split()), take(vars(home)))
+    for home, names in ((F, _OF_NN), (torch, _OF_TORCH))
 ]
 _TENSORS = (torch.Tensor, nn.Parameter)
 _MODULE: Any = nn.Module
@@ -507,4 +509,9 @@ def _is_unpatched() -> bool:
     """Whether the classes and functions at work are torch's own: somebody may have put others in their place."""
     if _MODULE._call_impl is not _CALL or _MODULE.__call__ is not _OUTER_CALL:
         return False
-    return all(getattr(home, name) is function for home, name, function in (*_OWN_METHODS, *_FUNCTIONS))
+    try:
+        if any(False in map(operator.is_, take(space), own) for space, take, own in _FUNCTIONS):
+            return False
+    except KeyError:
+        return False
+    return all(getattr(kind, name) is method for kind, name, method in _OWN_METHODS)
