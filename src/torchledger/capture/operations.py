@@ -220,7 +220,7 @@ def arguments_of(kind: Kind, args: Sequence[Any], kwargs: dict[str, Any]) -> dic
 
     def plain(value: Any) -> object:
         nonlocal count
-        if isinstance(value, _REFERRED):
+        if type(value) is Outline or isinstance(value, torch.Tensor):
             count += 1
             return _REFERENCES[count - 1] if count <= len(_REFERENCES) else TensorRef(count - 1)
         if isinstance(value, (list, tuple)):
@@ -232,7 +232,8 @@ def arguments_of(kind: Kind, args: Sequence[Any], kwargs: dict[str, Any]) -> dic
     found: dict[str, object] = dict(zip(kind.parameters, args, strict=False))
     found.update(kwargs)
     for name, value in found.items():
-        if type(value) not in _NUMBERS:
+        inner = type(value)
+        if inner not in _NUMBERS and (inner is not tuple or not _NUMBERS.issuperset(map(type, value))):
             found[name] = plain(value)
     for name, value in kind.defaults.items():
         if name not in found:
@@ -243,7 +244,6 @@ def arguments_of(kind: Kind, args: Sequence[Any], kwargs: dict[str, Any]) -> dic
     return found
 
 
-_REFERRED = (torch.Tensor, Outline)
 _REFERENCES = tuple(map(TensorRef, range(16)))
 _NUMBERS = frozenset({bool, int, float, type(None)})
 

@@ -89,8 +89,10 @@ def written_to(operation: Operation) -> frozenset[int]:
 
 def inputs_bytes(operation: Operation, skipped: frozenset[int] = frozenset()) -> int:
     """All inputs (but those `skipped`), the same elements once; a tensor that is only written to is not read."""
-    apart = {*skipped, *written_to(operation), *operation.repeated}
-    inputs = operation.inputs
+    inputs, written = operation.inputs, written_to(operation)
+    if not (skipped or written or operation.repeated):
+        return sum([tensor.distinct_bytes for tensor in inputs])
+    apart = {*skipped, *written, *operation.repeated}
     return sum([inputs[index].distinct_bytes for index in range(len(inputs)) if index not in apart])
 
 
