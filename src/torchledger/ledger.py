@@ -27,6 +27,7 @@ class Ledger:
         self.record = record
         self._rules = pricing.checked_rules(rules)
         self._priced: pricing.Priced = {}
+        self._is_captured = True  # and not read from a file
 
     def __reduce__(self) -> tuple[type[Ledger], tuple[Record, dict[str, Any]]]:
         """Return what pickle needs: a worker process may hand the ledger on."""
@@ -92,7 +93,7 @@ class Ledger:
         return MemoryReport(self.record, device, allocator, first_step, accumulate, set_to_none)
 
     def _convention(self, name: str) -> pricing.Convention:
-        return pricing.convention(name, self._rules, self._priced)
+        return pricing.convention(name, self._rules, self._priced, self._is_captured)
 
     def to_json(self) -> dict[str, object]:
         """Return the whole ledger as values for `json.dumps`; `Ledger.from_json` is its inverse."""
@@ -101,7 +102,7 @@ class Ledger:
     @classmethod
     def from_json(cls, data: object, source: str = "the data") -> Ledger:
         """Build a ledger from what `to_json` gave. Raise UserError for anything else, or for a newer schema."""
-        return cls(Record.from_json(data, source))
+        return cls._read(Record.from_json(data, source))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the ledger as JSON, packed by gzip where `path` ends in .gz, such as net.json.gz.
@@ -157,7 +158,13 @@ class Ledger:
             text = content.decode("utf-8-sig")  # some editors begin a file with a mark
         except UnicodeDecodeError as error:
             raise UserError(f"{os.fspath(path)!r} is no ledger: it is not text ({error.reason})") from error
-        return cls(read_record(text, repr(os.fspath(path))))
+        return cls._read(read_record(text, repr(os.fspath(path))))
+
+    @classmethod
+    def _read(cls, record: Record) -> Ledger:
+        ledger = cls(record)
+        ledger._is_captured = False
+        return ledger
 
 
 def traced(ledger: Ledger, by: str, convention: str, device: str) -> tuple[axis.Axis, dict[str, object]]:

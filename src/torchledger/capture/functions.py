@@ -205,9 +205,11 @@ class Functions:
             place = places.get(id(operation))
             entries.append(Entry(recorder.place_of(operation) if place is None else place, call))
         recorder.routes.touched.update(storages)
-        for place, times in writes:
-            for _ in range(times):
-                torch._C._increment_version([tensors[place]])
+        if writes:
+            wanted = [(tensors[place], tensors[place]._version + times) for place, times in writes]
+            for tensor, version in wanted:  # views of one tensor share a count
+                while tensor._version < version:
+                    torch._C._increment_version([tensor])
         for size_of, born, died in made:
             allocations.append(Allocation(size_of, start + born, None if died is None else start + died, "activation"))
         returned: list[torch.Tensor] = []

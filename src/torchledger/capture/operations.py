@@ -220,7 +220,7 @@ def arguments_of(kind: Kind, args: Sequence[Any], kwargs: dict[str, Any]) -> dic
 
     def plain(value: Any) -> object:
         nonlocal count
-        if type(value) is Outline or isinstance(value, torch.Tensor):
+        if isinstance(value, (Outline, torch.Tensor)):
             count += 1
             return _REFERENCES[count - 1] if count <= len(_REFERENCES) else TensorRef(count - 1)
         if isinstance(value, (list, tuple)):
@@ -229,7 +229,7 @@ def arguments_of(kind: Kind, args: Sequence[Any], kwargs: dict[str, Any]) -> dic
             return value
         return None if isinstance(value, _UNKEYED) else str(value).removeprefix("torch.")
 
-    found: dict[str, object] = dict(zip(kind.parameters, args, strict=False))
+    found: dict[str, Any] = dict(zip(kind.parameters, args, strict=False))
     found.update(kwargs)
     for name, value in found.items():
         inner = type(value)

@@ -1,0 +1,363 @@
+"""Calls of torch's functions that are answered from earlier ones: the record is as if each had run."""
+
+from __future__ import annotations
+
+import itertools
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchledger import ForwardError, analyze
+from torchledger.capture import frontdoor, functions
+from torchledger.capture.shapes import MEMO
+
+Forward = Callable[[Any, torch.Tensor], Any]
+
+
+class Own(nn.Module):
+    """A forward of the test's, with a weight, a mask and a table."""
+
+    def __init__(self, forward: Forward) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8, 8))
+        self.register_buffer("mask", torch.tensor([True, False] * 4))
+        self.own = forward
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.own(self, x)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    MEMO.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    MEMO.clear()
+
+
+@pytest.fixture
+def replays(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Count the calls that were answered."""
+    counter, replay = itertools.count(), functions.Functions._replay
+
+    def counted(*args: Any) -> Any:
+        next(counter)
+        return replay(*args)
+
+    monkeypatch.setattr(functions.Functions, "_replay", counted)
+    return lambda: next(counter)
+
+
+def outcome(model: nn.Module, *sizes: Any, **options: Any) -> Any:
+    try:
+        return analyze(model, *sizes, **options).to_json()
+    except ForwardError as error:
+        return str(error), error.ledger.to_json()
+
+
+def check(forward: Forward, size: tuple[int, ...] = (8, 8), **options: Any) -> Any:
+    """Assert that the first run, the second, one that checks, and one without answers leave the same record."""
+    model = Own(forward)
+    first, second = (outcome(model, size, batch=2, **options) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MEMO, "is_checked", True)
+        checked = outcome(model, size, batch=2, **options)
+        patch.undo()
+        MEMO.clear()
+        patch.setattr(frontdoor, "PURE", frozenset())
+        plain = outcome(model, size, batch=2, **options)
+    assert first == plain
+    assert second == plain
+    assert spelled_out(checked) == spelled_out(plain)
+    return plain
+
+
+def spelled_out(outcome: Any) -> Any:
+    """Return an outcome with each operation at its entry: the mode that checks lists equal ones apart."""
+    *error, record = outcome if isinstance(outcome, tuple) else (outcome,)
+    operations = record["operations"]
+    entries = record["entries"] | {"operation": [operations[place] for place in record["entries"]["operation"]]}
+    return error, record | {"operations": [], "entries": entries}
+
+
+def kept(*results: Any) -> Any:
+    """Return results, so that they live on."""
+    return results
+
+
+def heads(net: Any, x: torch.Tensor) -> Any:
+    q, k, v = F.linear(x, torch.cat([net.weight] * 3)).chunk(3, -1)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def many_heads(net: Any, x: torch.Tensor) -> Any:
+    weight, bias = torch.cat([net.weight] * 3), net.weight[0].repeat(3)
+    options = {"training": False, "need_weights": True}
+    out, scores = F.multi_head_attention_forward(
+        x, x, x, 8, 2, weight, bias, None, None, False, 0.0, net.weight, net.weight[0], **options
+    )
+    return kept(out, scores, x + out)
+
+
+CALLS: dict[str, Forward] = {
+    "sums and products": lambda net, x: (x + 1) * x - x / 2 + x.add(x, alpha=2) @ net.weight,
+    "spread": lambda net, x: kept(x + x[:, :1], x[:1, :1] * x, x * net.weight[0], x.mul(net.weight)),
+    "the same twice": lambda net, x: kept(x + x, x * x, x @ x.transpose(1, 2), torch.cat([x, x], -1)),
+    "of whole numbers": lambda net, x: kept(x * net.mask, x + torch.arange(8), x.masked_fill(net.mask, 0.0) + x),
+    "number by number": lambda net, x: kept(x * True, x * 1, x * 1.0, x + 2, 3 - x, x**2, 2**x, -x),
+    "in place": lambda net, x: kept((x + 1).add_(1), (x * 2).mul_(x), (x + 2).relu_(), F.relu(x + 3, inplace=True)),
+    "in place of a part": lambda net, x: (y := x * 2, y[:, :2].add_(1), y[0].mul_(x[1]), y + 1)[1:],
+    "in place, spread": lambda net, x: kept((x + 0.5).add_(x[:, :1]), (x + 1.5).mul_(net.weight[0])),
+    "views": lambda net, x: kept(
+        x.view(2, -1), x.reshape(-1), x.permute(2, 0, 1), x.transpose(0, -1), x.unsqueeze(-1), x[:, None, 1:5:2, -1]
+    ),
+    "views of views": lambda net, x: kept(x.transpose(1, 2)[..., 2:].unsqueeze(1).expand(-1, 3, -1, -1).reshape(-1)),
+    "views of a weight": lambda net, x: kept(x @ net.weight.t(), x @ net.weight[:, :3], net.weight.flatten()),
+    "slices": lambda net, x: kept(x[5:], x[:, -3:], x[..., ::3], x[:0], x[0, 0, 0], x[()], x[None, ...], x[-1]),
+    "as it is": lambda net, x: kept(x.contiguous(), x.float(), x.reshape(x.shape), x.expand(-1, -1, -1), x.view_as(x)),
+    "copies": lambda net, x: kept(x.transpose(1, 2).contiguous(), x.permute(2, 1, 0).flatten(), x.roll(1, 0)),
+    "parts": lambda net, x: kept(*x.chunk(3, 1), *x.split([3, 5], 2), *x.chunk(2)),
+    "joined": lambda net, x: kept(torch.cat([x, x[:, :3]], 1), torch.stack([x, x + 1], -1), torch.cat((x,), dim=2)),
+    "sums over dimensions": lambda net, x: kept(x.mean((1, 2)), x.sum(), x.mean(-1, keepdim=True), x.sum(1)),
+    "softmax": lambda net, x: kept(x.softmax(-1), F.softmax(x, 1), torch.softmax(x.transpose(1, 2), -1)),
+    "layers": lambda net, x: kept(
+        F.linear(x, net.weight), F.linear(x, net.weight, net.weight[0]), F.layer_norm(x, (8,), net.weight[0]), F.gelu(x)
+    ),
+    "images": lambda net, x: kept(
+        F.conv1d(x, net.weight[:, :, None]), F.max_pool2d(x, 2), F.adaptive_avg_pool2d(x, 1), F.pad(x, (1, 2))
+    ),
+    "products": lambda net, x: kept(x @ net.weight, net.weight @ net.weight, x[0] @ net.weight[0], torch.bmm(x, x)),
+    "attention": heads,
+    "attention of many heads": many_heads,
+    "other dtypes": lambda net, x: kept(x.double() + 1, x.half() * x.half(), x.half() @ net.weight.half()),
+    "as another dtype": lambda net, x: kept(
+        x.softmax(-1, dtype=torch.float64), x.sum(dtype=torch.float64), x + x.half()
+    ),
+    "of nothing": lambda net, x: kept(x[:0] + 1, torch.cat([x[:0], x]), x[:0] @ net.weight, x[:0].flatten()),
+    "one number": lambda net, x: kept(x.sum() + 1, x.sum() * x, x * x.sum(), x.sum().view(1)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_are_booked_alike(name: str, replays: Callable[[], int]) -> None:
+    check(CALLS[name])
+    assert replays(), "nothing was answered"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda net, x: torch.cat([x, x], 5),
+        lambda net, x: torch.cat([x, x[..., :3]], 1),
+        lambda net, x: x.view(3, -1),
+        lambda net, x: x.view(-2, -2),
+        lambda net, x: x.flatten(4),
+        lambda net, x: x.permute(0, 1),
+        lambda net, x: x.permute(0, 1, 1),
+        lambda net, x: x.transpose(0, 3),
+        lambda net, x: x.expand(3, 8, 8),
+        lambda net, x: x[2],
+        lambda net, x: x @ net.weight[:3],
+        lambda net, x: x + x[:, :3],
+        lambda net, x: x[:, :1].add_(x),
+        lambda net, x: F.linear(x.double(), net.weight),
+        lambda net, x: F.gelu(x, approximate="what"),
+    ],
+)
+def test_what_fails_fails_alike(wrong: Forward) -> None:
+    assert isinstance(check(wrong), tuple), "torch takes it"
+
+
+def test_results_that_die_and_those_that_live_on() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        held = []
+        for _ in range(4):
+            x = x @ net.weight + 1
+            held.append(x.relu())
+            if len(held) > 2:
+                held.pop(0)
+        return held
+
+    check(forward)
+
+
+def test_writes_in_place_are_counted_as_writes() -> None:
+    seen = []
+
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        x = x * 2
+        before = x._version
+        out = x.add_(1)
+        out += x
+        assert out is x
+        seen.append(x._version - before)
+        return out
+
+    for _ in range(3):
+        analyze(Own(forward), (8, 8))
+    assert seen == [2, 2, 2]
+
+
+def test_a_default_dtype_that_changes() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        one = (x > 0) * 1.5
+        torch.set_default_dtype(torch.float64)
+        return one, (x > 0) * 1.5, net.mask / 2
+
+    check(forward)
+
+
+def test_under_transforms_and_with_gradients() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        one = torch.vmap(lambda row: row @ net.weight + 1)(x)
+        two = torch.func.jvp(lambda y: (y * 2).softmax(-1), (x,), (x,))
+        with torch.enable_grad():
+            three = (x.detach().requires_grad_() * 2).relu()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            four = x @ net.weight
+        with torch.inference_mode():
+            five = x @ net.weight + 1
+        assert three.requires_grad and four.dtype == torch.bfloat16 and five.is_inference()
+        return one, two, three, four
+
+    check(forward)
+
+
+def test_modes_that_forward_enters_see_all() -> None:
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    class Functions(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        with Names():
+            x = x + 1
+        with Functions():
+            return x + 1
+
+    seen: list[str] = []
+    for _ in range(3):
+        analyze(Own(forward), (8, 8))
+    assert seen == ["aten.add.Tensor", "add"] * 3
+
+
+def test_a_mode_around_the_analysis_sees_what_functions_call() -> None:
+    class Twice(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            return found + found if func is F.relu else found
+
+    def names() -> list[str]:
+        record = analyze(Own(lambda net, x: F.relu(x)), (8, 8)).record
+        return [record.operations[entry.operation].name for entry in record.entries]
+
+    alone = names()
+    with Twice():
+        inside = [names(), names()]
+    assert alone == ["relu"] and inside == [["relu", "add"]] * 2 and names() == alone
+
+
+def test_a_patched_function_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def macs() -> Any:
+        return analyze(Own(lambda net, x: F.linear(x, net.weight)), (8, 8)).totals()["macs"]
+
+    assert macs() == macs() == 8 * 8 * 8
+    linear = F.linear
+    monkeypatch.setattr(F, "linear", lambda x, weight: linear(linear(x, weight), weight))
+    assert macs() == macs() == 2 * 8 * 8 * 8
+
+
+def test_what_a_patched_function_is_called_by_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def operations() -> Any:
+        return analyze(Own(lambda net, x: F.relu(x)), (8, 8)).totals()["operations"]
+
+    assert operations() == operations() == 1
+    relu = torch.relu
+    monkeypatch.setattr(torch, "relu", lambda x: relu(relu(x)))
+    assert operations() == operations() == 2
+
+
+def test_values_that_are_known_stay_known() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        chosen = net.mask[2:6].view(2, 2).flatten()
+        assert int(chosen.sum().item()) == 2
+        return x[:, : int((net.mask * 1).sum().item())]
+
+    for _ in range(2):
+        assert analyze(Own(forward), (8, 8), execute=False).assumptions == []
+
+
+def test_what_follows_a_choice_is_followed() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        chosen = (x[:, 0] @ net.weight).topk(1).indices.flatten()
+        return F.linear(x, net.weight), net.weight[chosen] * 2
+
+    check(forward)
+
+
+def test_a_training_step_is_as_it_was() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        return heads(net, x * 2).flatten(1).softmax(-1)
+
+    check(forward, training=True, optimizer="adamw")
+
+
+def test_the_mode_that_checks_finds_a_wrong_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Own(lambda net, x: x @ net.weight)
+    analyze(model, (8, 8))
+    (key, right), *_ = (item for item in MEMO.calls.items() if isinstance(item[1], functions.Did))
+    monkeypatch.setattr(MEMO, "is_checked", True)
+    analyze(model, (8, 8))
+    MEMO.calls[key] = right._replace(writes=((0, 1),))
+    with pytest.raises(ForwardError, match="the memo has"):
+        analyze(model, (8, 8))
+
+
+def test_every_rule_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the calls that rules are there for takes a way through torch's dispatcher."""
+    seen: list[Any] = []
+    watched = functions.Functions._watched
+
+    def noted(self: Any, func: Any, *rest: Any) -> Any:
+        seen.append(func)
+        return watched(self, func, *rest)
+
+    monkeypatch.setattr(functions.Functions, "_watched", noted)
+    calls: dict[Any, Forward] = {
+        torch.Tensor.add: lambda net, x: x.add(net.weight[None]),
+        torch.add: lambda net, x: torch.add(x, net.weight[None]),
+        torch.Tensor.mul: lambda net, x: x.mul(net.weight[None]),
+        torch.mul: lambda net, x: torch.mul(x, net.weight[None]),
+        torch.Tensor.add_: lambda net, x: x.add_(net.weight),
+        torch.Tensor.mul_: lambda net, x: x.mul_(net.weight),
+        torch.cat: lambda net, x: torch.cat([x, net.weight[None]]),
+        F.relu: lambda net, x: F.relu(x),
+        torch.relu: lambda net, x: torch.relu(x),
+        torch.Tensor.relu: lambda net, x: x.relu(),
+        torch.flatten: lambda net, x: torch.flatten(x, 1),
+        torch.Tensor.flatten: lambda net, x: x.flatten(0, 1),
+    }
+    assert calls.keys() == functions.RULES.keys()
+    for func, call in calls.items():
+        seen.clear()
+        analyze(Own(call), (8, 8))
+        assert func not in seen, func
+
+
+def test_pure_functions_are_functions() -> None:
+    kinds = (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
+    assert all(isinstance(func, kinds) for func in functions.PURE)
