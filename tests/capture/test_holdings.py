@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import gc
 import logging
 import os
 import random
@@ -21,7 +22,10 @@ from torch.nn.modules import module as torch_module
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchledger import ForwardError, analyze, stat
+from torchledger.capture import holdings
 from torchledger.capture.interrupts import uninterrupted
+from torchledger.capture.leaves import Leaves
+from torchledger.capture.scopes import Scopes
 
 
 class Held(nn.Module):
@@ -301,3 +305,63 @@ def test_a_slot_that_was_empty_is_emptied() -> None:
 
     analyze(Held([held], lambda held, x: fill(held[0], x)), (3,))
     assert not hasattr(held, "w")
+
+
+@pytest.mark.parametrize("step", ["_keep", "_swap"])
+def test_an_interrupt_while_stand_ins_are_put_in(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is held back until all of them are there, and then all are taken out."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    before = [(module.__dict__.copy(), dict(module._parameters), dict(module._buffers)) for module in model.modules()]
+    work = getattr(holdings.Swapped, step)
+
+    def interrupted(self: Any, *args: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        work(self, *args)
+
+    monkeypatch.setattr(holdings.Swapped, step, interrupted)
+    deaf = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born so
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            analyze(model, (4,))
+    finally:
+        signal.signal(signal.SIGINT, deaf)
+    after = [(module.__dict__.copy(), dict(module._parameters), dict(module._buffers)) for module in model.modules()]
+    for was, now in zip(before, after, strict=True):
+        assert all(list(a) == list(b) and all(a[k] is b[k] for k in a) for a, b in zip(was, now, strict=True))
+    assert type(model[0]._parameters) is dict
+
+
+def test_an_interrupt_while_a_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch's modules are given for a run is taken out of them, whichever exit does not come about."""
+    enter, before = Leaves.__enter__, nn.Module._call_impl  # type: ignore[attr-defined]
+
+    def interrupted(self: Any) -> Any:
+        enter(self)
+        assert nn.Module._call_impl is not before  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Leaves, "__enter__", interrupted)
+    monkeypatch.setattr(Scopes, "__exit__", lambda self, *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        analyze(nn.Linear(4, 4), (4,))
+    assert nn.Module._call_impl is before  # type: ignore[attr-defined]
+    assert not torch_module._global_forward_hooks and not torch_module._global_forward_pre_hooks
+
+
+@pytest.mark.parametrize("execute", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_nothing_of_the_model_waits_for_the_collector(training: bool, execute: bool) -> None:
+    def analysed() -> tuple[Any, list[weakref.ref[Any]]]:
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        held = [weakref.ref(thing) for thing in (*model.modules(), *model.parameters(), *model.buffers())]
+        options: dict[str, Any] = {"training": True, "optimizer": "adamw"} if training else {}
+        return analyze(model, (3, 8, 8), execute=execute, **options), held
+
+    analysed()
+    gc.collect()
+    gc.disable()
+    try:
+        ledger, held = analysed()
+        assert ledger.totals()["params"] and not [thing() for thing in held if thing() is not None]
+    finally:
+        gc.enable()
