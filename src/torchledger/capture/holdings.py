@@ -95,7 +95,7 @@ class Swapped:
         """Put everything back, each holder whatever happens to another; raise the first error at the end."""
         steps: list[Callable[[], object]] = []
         if list(map(type, self._modules)) != self.kinds:
-            for module, kind in zip(self._modules, self.kinds, strict=True):
+            for module, kind in zip(self._modules, self.kinds, strict=False):  # none yet where taking down failed
                 if type(module) is not kind:
                     steps.append(functools.partial(object.__setattr__, module, "__class__", kind))
         for attributes, name, state in self._waiting:
@@ -128,7 +128,7 @@ class Swapped:
         """Take down what `roots` and all that hangs on them hold. A loop with a stack of its own: objects nest deep."""
         pending: list[Any] = []
         seen, saved, empty = self._seen, self._saved, self._empty
-        planned = frozenset(map(id, roots))
+        take_down = self._taking_down(frozenset(map(id, roots)), pending)
         common: dict[type, bool] = {}  # by class: whether it is that of a module of the common sort
         for root in roots:
             pending.append(root)
@@ -141,7 +141,7 @@ class Swapped:
                 if is_common:
                     if id(value) not in seen:
                         seen.add(id(value))
-                        self._take_down_module(value, kind, planned, pending)
+                        take_down(value, kind)
                 elif kind is dict or kind is OrderedDict:
                     if not value:
                         empty.append(value)
@@ -161,57 +161,70 @@ class Swapped:
                     # are.
                     with contextlib.suppress(Exception):
                         pending += self._take_down(value, kind)
+        self.kinds = list(map(type, self._modules))
 
-    def _take_down_module(self, module: nn.Module, kind: type, planned: frozenset[int], pending: list[Any]) -> None:
-        """Take down a module of the common sort; what it leads to is `pending`, but for modules that are `planned`."""
-        self._modules.append(module)
-        self.kinds.append(kind)
-        attributes = module.__dict__
-        seen = self._seen
-        if id(attributes) in seen:
-            return
-        seen.add(id(attributes))
-        names, values = (*attributes,), (*attributes.values(),)
-        if names == (like := self._names.get(kind)):  # one tuple for all modules of a class
-            names = like
-        else:
-            self._names[kind] = names
-        self._dicts.append((attributes, names, values))
-        hooks = _hooks_of(values) if names[:_COUNT] == _NAMES else (True,)
-        if any(hooks):
-            self._look_into(attributes, names, pending)
-            return
-        self._hooks.append(hooks)
-        parameters, buffers, children = _inner_of(values)
-        may_wait = self._may_wait
-        if parameters:
-            if may_wait and getrefcount(parameters) == _HELD and _is_plain_state(parameters):
-                seen.add(id(parameters))
-                self._waiting.append((attributes, "_parameters", parameters))
+    def _taking_down(self, planned: frozenset[int], pending: list[Any]) -> Callable[[nn.Module, type], None]:
+        """Return what takes down a module of the common sort.
+
+        What it leads to is `pending`, but for modules that are `planned`. A model has hundreds of modules: names that
+        each of them needs are looked up once.
+        """
+        modules, dicts, emptied, waiting = self._modules, self._dicts, self._hooks, self._waiting
+        seen, may_wait, names_of = self._seen, self._may_wait, self._names
+
+        def take_down(module: nn.Module, kind: type) -> None:
+            modules.append(module)
+            attributes = module.__dict__
+            if id(attributes) in seen:
+                return
+            seen.add(id(attributes))
+            names, values = (*attributes,), (*attributes.values(),)
+            like = names_of.get(kind)
+            if names == like:
+                names = like  # one tuple for all modules of a class
+            elif names[:_COUNT] == _NAMES:
+                names_of[kind] = names
             else:
-                pending.append(parameters)
-        if buffers:
-            if may_wait and getrefcount(buffers) == _HELD and _is_plain_state(buffers):
-                seen.add(id(buffers))
-                self._waiting.append((attributes, "_buffers", buffers))
-            else:
-                pending.append(buffers)
-        if children:
-            if type(children) is dict and id(children) not in seen:
-                seen.add(id(children))
-                modules = (*children.values(),)
-                self._dicts.append((children, (*children,), modules))
-                if not planned.issuperset(map(id, modules)):
-                    pending += modules
-            else:
-                pending.append(children)
-        own = values[_COUNT:]
-        if not _NOTHING.issuperset(map(type, own)):
-            for item in own:
-                inner = type(item)
-                if inner not in _NOTHING and (inner is not tuple or not _NOTHING.issuperset(map(type, item))):
-                    self._look_into(attributes, names[_COUNT:], pending)
-                    break
+                dicts.append((attributes, names, values))
+                self._look_into(attributes, names, pending)
+                return
+            dicts.append((attributes, names, values))
+            hooks = _hooks_of(values)
+            if any(hooks):
+                self._look_into(attributes, names, pending)
+                return
+            emptied.append(hooks)
+            parameters, buffers, children = _inner_of(values)
+            if parameters:
+                if may_wait and getrefcount(parameters) == _HELD and _is_plain_state(parameters):
+                    seen.add(id(parameters))
+                    waiting.append((attributes, "_parameters", parameters))
+                else:
+                    pending.append(parameters)
+            if buffers:
+                if may_wait and getrefcount(buffers) == _HELD and _is_plain_state(buffers):
+                    seen.add(id(buffers))
+                    waiting.append((attributes, "_buffers", buffers))
+                else:
+                    pending.append(buffers)
+            if children:
+                if type(children) is dict and id(children) not in seen:
+                    seen.add(id(children))
+                    held = (*children.values(),)
+                    dicts.append((children, (*children,), held))
+                    if not planned.issuperset(map(id, held)):
+                        pending.extend(held)
+                else:
+                    pending.append(children)
+            own = values[_COUNT:]
+            if not _NOTHING.issuperset(map(type, own)):
+                for item in own:
+                    inner = type(item)
+                    if inner not in _NOTHING and (inner is not tuple or not _NOTHING.issuperset(map(type, item))):
+                        self._look_into(attributes, names[_COUNT:], pending)
+                        break
+
+        return take_down
 
     def _look_into(self, value: dict[Any, Any], keys: Iterable[Any], pending: list[Any]) -> None:
         """Take down the tensors and empty holders among these items of a dict; what may hold more is `pending`."""
@@ -240,7 +253,6 @@ class Swapped:
         inside: list[Any] = []
         if isinstance(value, nn.Module):
             self._modules.append(value)
-            self.kinds.append(kind)
             if isinstance(value, torch.jit.ScriptModule):
                 self._take_down_script(value)
         elif isinstance(value, (dict, list, set, deque, bytearray)):
