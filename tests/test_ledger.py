@@ -432,6 +432,18 @@ def test_no_more_prices_are_kept_than_the_limit(
     assert Ledger(ledger.record).totals() == total and len(asked) > before
 
 
+def test_a_ledger_from_a_file_keeps_its_prices_to_itself(tmp_path: Path) -> None:
+    """Nobody else has its operations: what the process kept of them, it would never find again."""
+    ledger = analyze(nn.Sequential(nn.Linear(5, 7), nn.ReLU()), (5,))
+    total = ledger.totals()
+    ledger.save(tmp_path / "net.json")
+    before = len(pricing._KEPT["full"])
+    for _ in range(3):
+        read = Ledger.load(tmp_path / "net.json")
+        assert read.totals() == total and read.by_layer().total["macs"] == 35
+    assert len(pricing._KEPT["full"]) == before
+
+
 def test_threads_price_at_once(asked: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pricing, "LIMIT", 3)  # one thread begins anew while another one looks
     ledgers = [analyze(nn.Sequential(nn.Linear(size, size), nn.ReLU()), (size,)) for size in range(1, 9)]

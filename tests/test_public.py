@@ -97,6 +97,18 @@ def test_import_does_no_work() -> None:
     assert done.stdout.strip() in ("[]", "['rich']")  # typer draws its help with rich
 
 
+def test_what_draws_is_imported_for_printed_tables_alone() -> None:
+    """And draws of random numbers while it is imported are none of the user's."""
+    code = (
+        "import random, sys; from torch import nn; from torchledger import analyze;"
+        "table = analyze(nn.Linear(4, 3), (4,)).by_layer(); before = 'rich.console' in sys.modules;"
+        "state = random.getstate(); str(table);"
+        "print(before, 'rich.console' in sys.modules, state == random.getstate())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True", "True"]
+
+
 def test_unknown_name() -> None:
     try:
         torchledger.nonsense  # noqa: B018

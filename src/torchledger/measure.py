@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from torchledger.capture import LOCK, Mode, capture, put_back, ready
+from torchledger.capture.interrupts import uninterrupted
 from torchledger.capture.scopes import walk
 from torchledger.capture.twins import Aside, Copies, MadeUp
 from torchledger.errors import UserError
@@ -61,7 +62,14 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     runs: list[dict[RowKey, float]] = []
     started = 0.0
     # The lock for all of it: sys.stdout is the process's, and other captures would be in the times.
-    with LOCK, put_back(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with (
+        LOCK,
+        uninterrupted() as interrupts,
+        put_back(),
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        interrupts.let_through(),
+    ):
         for repeat in range(REPEATS + 1):
             copies = Copies(aside)
             values = MadeUp(device)
@@ -70,7 +78,7 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
             if captured.error is not None:
                 raise _failed(captured.record.error, captured.record) from captured.error
             copies = Copies(aside)
-            with ready(modules, copies, mode, [given, keywords]):
+            with ready(modules, copies, mode, [given, keywords]) as inner, inner.let_through():
                 given, keywords = mapped((given, keywords), copies.of)
                 synchronize()
                 before = time.perf_counter()

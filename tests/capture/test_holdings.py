@@ -8,8 +8,10 @@ import logging
 import os
 import random
 import signal
+import sys
 import threading
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +24,8 @@ from torch.nn.modules import module as torch_module
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchledger import ForwardError, analyze, stat
-from torchledger.capture import holdings
+from torchledger import capture as capturing
+from torchledger.capture import holdings, modes
 from torchledger.capture.interrupts import uninterrupted
 from torchledger.capture.leaves import Leaves
 from torchledger.capture.scopes import Scopes
@@ -261,8 +264,6 @@ def test_many_items_of_a_module_list_are_found_in_one_walk() -> None:
 
 
 def test_two_threads_that_measure() -> None:
-    import sys
-
     stdout = sys.stdout
     threads = [threading.Thread(target=lambda: stat(nn.Linear(2, 2), (2,), measure=True)) for _ in range(2)]
     for thread in threads:
@@ -307,45 +308,82 @@ def test_a_slot_that_was_empty_is_emptied() -> None:
     assert not hasattr(held, "w")
 
 
-@pytest.mark.parametrize("step", ["_keep", "_swap"])
-def test_an_interrupt_while_stand_ins_are_put_in(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is held back until all of them are there, and then all are taken out."""
+@pytest.fixture
+def hearing() -> Iterator[None]:
+    """Have interrupts raise: a job in the background is born deaf to them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+
+
+STEPS = {
+    "random states are taken down": (capturing, "_switches"),
+    "the model is taken down": (holdings.Swapped, "_keep"),
+    "stand-ins are put in": (holdings.Swapped, "_swap"),
+    "state is listed": (capturing, "_list_state"),
+    "modes are entered": (modes, "_on_top"),
+    "calls are taken over": (Leaves, "__enter__"),
+    "calls are given back": (Leaves, "__exit__"),
+    "hooks are taken off": (Scopes, "__exit__"),
+    "all is put back": (holdings.Swapped, "_restore"),
+    "switches are put back": (capturing, "_put_switches_back"),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_an_interrupt_waits_while_a_run_is_set_up_or_ends(
+    name: str, hearing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def state() -> Any:
+        holders = [(module.__dict__, module._parameters, module._buffers) for module in model.modules()]
+        held = [[(type(of), name, id(value)) for name, value in of.items()] for all_of in holders for of in all_of]
+        hooks = [list(hooks) for name, hooks in vars(torch_module).items() if name.startswith("_global_") and hooks]
+        stacks = torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()
+        patched = nn.Module._call_impl, sys.stdout, torch.backends.mha.get_fastpath_enabled()  # type: ignore[attr-defined]
+        return held, hooks, stacks, patched, torch.is_grad_enabled(), random.getstate(), torch.get_rng_state().tolist()
+
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-    before = [(module.__dict__.copy(), dict(module._parameters), dict(module._buffers)) for module in model.modules()]
-    work = getattr(holdings.Swapped, step)
+    owner, attribute = STEPS[name]
+    work, before = getattr(owner, attribute), state()
 
-    def interrupted(self: Any, *args: Any) -> None:
-        signal.raise_signal(signal.SIGINT)
-        work(self, *args)
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        return work(*args, **kwargs)
 
-    monkeypatch.setattr(holdings.Swapped, step, interrupted)
-    deaf = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born so
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            analyze(model, (4,))
-    finally:
-        signal.signal(signal.SIGINT, deaf)
-    after = [(module.__dict__.copy(), dict(module._parameters), dict(module._buffers)) for module in model.modules()]
-    for was, now in zip(before, after, strict=True):
-        assert all(list(a) == list(b) and all(a[k] is b[k] for k in a) for a, b in zip(was, now, strict=True))
-    assert type(model[0]._parameters) is dict
-
-
-def test_an_interrupt_while_a_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torch's modules are given for a run is taken out of them, whichever exit does not come about."""
-    enter, before = Leaves.__enter__, nn.Module._call_impl  # type: ignore[attr-defined]
-
-    def interrupted(self: Any) -> Any:
-        enter(self)
-        assert nn.Module._call_impl is not before  # type: ignore[attr-defined]
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Leaves, "__enter__", interrupted)
-    monkeypatch.setattr(Scopes, "__exit__", lambda self, *_: None)
+    monkeypatch.setattr(owner, attribute, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        analyze(nn.Linear(4, 4), (4,))
-    assert nn.Module._call_impl is before  # type: ignore[attr-defined]
-    assert not torch_module._global_forward_hooks and not torch_module._global_forward_pre_hooks
+        analyze(model, (4,))
+    assert state() == before
+
+
+def test_interrupts_at_any_moment(hearing: None) -> None:
+    """From a timer, over and over: each ends an analysis, and leaves the model as it was."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    own = {name: id(parameter) for name, parameter in model.named_parameters()}
+    before = nn.Module._call_impl  # type: ignore[attr-defined]
+    analyze(model, (4,))
+    is_armed = False
+
+    def ring(*_: Any) -> None:
+        nonlocal is_armed
+        is_armed = False
+        signal.raise_signal(signal.SIGINT)
+
+    handler = signal.signal(signal.SIGALRM, ring)
+    try:
+        for round in range(300):
+            is_armed = True
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 + 4e-6 * round)
+                analyze(model, (4,))
+                while is_armed:  # it has not rung yet
+                    pass
+            assert {name: id(parameter) for name, parameter in model.named_parameters()} == own
+            assert nn.Module._call_impl is before  # type: ignore[attr-defined]
+            assert torch._C._len_torch_dispatch_stack() == torch._C._len_torch_function_stack() == 0
+    finally:
+        signal.signal(signal.SIGALRM, handler)
 
 
 @pytest.mark.parametrize("execute", [False, True])

@@ -27,7 +27,7 @@ from torchledger.capture.diagnose import explain
 from torchledger.capture.frontdoor import FrontDoor
 from torchledger.capture.functions import Functions
 from torchledger.capture.holdings import Swapped
-from torchledger.capture.interrupts import uninterrupted
+from torchledger.capture.interrupts import Interrupts, uninterrupted
 from torchledger.capture.leaves import Leaves
 from torchledger.capture.modes import entered
 from torchledger.capture.operations import dtype_name
@@ -119,7 +119,8 @@ def capture(
     if autocast is not None and autocast.device != device.type:
         device = torch.device(autocast.device)
     casts = Autocast(None if device.type == "meta" else device.type, is_real=real is not None)
-    with ready(modules, stand_ins, mode, [args, dict(kwargs)], gradients=training is not None), casts:
+    learns = training is not None
+    with ready(modules, stand_ins, mode, [args, dict(kwargs)], gradients=learns) as interrupts, casts:
         scopes = Scopes(modules, record)
         recorder = Recorder(record, scopes, stand_ins, None if real else MEMO, synchronize)
         recorder.wholes = WHOLE
@@ -151,12 +152,13 @@ def capture(
         seen = _scripted(scripts, modules, recorder) if scripts else contextlib.nullcontext()
         with prints, scopes, casts.around_scripts(scripts, door.casting), seen, entered(door, recorder), leaves:
             try:
-                with autocast.entered() if autocast is not None else contextlib.nullcontext():
-                    output = model(*args, **kwargs)
+                with interrupts.let_through():
+                    with autocast.entered() if autocast is not None else contextlib.nullcontext():
+                        output = model(*args, **kwargs)
+                        if training is not None:
+                            output = [output, *loss_of(model, output, training, recorder)]
                     if training is not None:
-                        output = [output, *loss_of(model, output, training, recorder)]
-                if training is not None:
-                    output.append(step(model, output[1], training, recorder, stand_ins))
+                        output.append(step(model, output[1], training, recorder, stand_ins))
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as raised:  # SystemExit, and what extensions derive from BaseException
@@ -187,13 +189,15 @@ def capture(
 @contextlib.contextmanager
 def ready(
     modules: Modules, stand_ins: Twins | Copies, mode: Mode, given: list[Any], gradients: bool = False
-) -> Iterator[None]:
+) -> Iterator[Interrupts]:
     """Hold a model with stand-ins for its tensors, in `mode`, with `gradients` or none; put everything back after.
 
-    So is what forward is given, as far as it is made of lists, dicts and objects.
+    So is what forward is given, as far as it is made of lists, dicts and objects. Interrupts are held back all the
+    while, but where they are let through.
     """
     with (
         LOCK,
+        uninterrupted() as interrupts,
         put_back(),
         torch.inference_mode(False),
         torch.set_grad_enabled(gradients),
@@ -206,7 +210,7 @@ def ready(
                 if module.training is not wanted:
                     module.training = wanted
         _seed()
-        yield
+        yield interrupts
 
 
 _COMPILE = ("torch._dynamo", "torch.nn.attention.flex_attention")  # what may set the compiler going
@@ -225,7 +229,7 @@ def _seed() -> None:
 def put_back() -> Iterator[None]:
     """Restore what a forward may change outside of the model: random states, default dtype, torch's switches.
 
-    Also what a capture itself puts into torch's modules, where an interrupt kept it from taking that out.
+    For where interrupts are held back.
     """
     steps: list[Callable[[], object]] = []  # the last one first
     later = steps.append
@@ -238,7 +242,7 @@ def put_back() -> Iterator[None]:
         later(functools.partial(torch.cuda.set_rng_state_all, cuda))
     later(functools.partial(torch.set_rng_state, torch.get_rng_state()))
     later(functools.partial(_put_switches_back, _switches()))
-    later(functools.partial(_put_hooks_back, [*map(dict, _GLOBAL_HOOKS)], _MODULE._call_impl))
+    later(functools.partial(_put_hooks_back, [*map(dict, _GLOBAL_HOOKS)]))
     if any(name in sys.modules for name in _COMPILE):
         # What is compiled runs as it was written, and is not compiled anew.
         stance = torch.compiler.set_stance("force_eager")
@@ -256,17 +260,13 @@ def put_back() -> Iterator[None]:
         yield
     finally:
         errors: list[Exception] = []
-        with uninterrupted():
-            for step in reversed(steps):  # each is put back whatever happens to another
-                try:
-                    step()
-                except Exception as error:
-                    errors.append(error)
+        for step in reversed(steps):  # each is put back whatever happens to another
+            try:
+                step()
+            except Exception as error:
+                errors.append(error)
         if errors:
             raise errors[0]
-
-
-_MODULE: Any = nn.Module
 
 
 def _switches() -> tuple[Any, ...]:
@@ -298,13 +298,11 @@ def _put_switches_back(before: tuple[Any, ...]) -> None:
             set_to(wanted)
 
 
-def _put_hooks_back(before: list[dict[int, Any]], call: Any) -> None:
+def _put_hooks_back(before: list[dict[int, Any]]) -> None:
     for hooks, then in zip(_GLOBAL_HOOKS, before, strict=True):
         if hooks != then:
             hooks.clear()
             hooks.update(then)
-    if _MODULE._call_impl is not call:
-        _MODULE._call_impl = call
 
 
 # Hooks on all modules there are, such as a FlopCounterMode that forward enters and never leaves hangs up.

@@ -19,7 +19,7 @@ from torchledger.capture.operations import sharing
 from torchledger.capture.recorder import META, Recorder
 from torchledger.capture.scopes import Scopes
 from torchledger.capture.shapes import Memo, Outline, Output, classify
-from torchledger.capture.surroundings import Surroundings
+from torchledger.capture.surroundings import Surroundings, is_of_torch
 from torchledger.inputs import mapped
 from torchledger.record import Allocation, Entry, Operation
 
@@ -42,7 +42,7 @@ PURE = frozenset(
     getattr(home, name)
     for home, names in ((torch.Tensor, _OF_TENSORS), (torch, _OF_TORCH), (F, _OF_NN))
     for name in names.split()
-    if hasattr(home, name)
+    if hasattr(home, name) and is_of_torch(getattr(home, name))  # and not what somebody put in its place
 )
 _TENSORS = frozenset({torch.Tensor, nn.Parameter})
 _PLAIN = frozenset({int, float, bool, str, type(None), EllipsisType, torch.dtype, torch.memory_format})
@@ -100,12 +100,14 @@ class Did(NamedTuple):
 
     `shape`: None for one tensor; else the class of a tuple or list, and where it has a tensor and not None.
     `outputs` are made of the call's tensors, or fresh; a fresh one lies in the storage that stands beside it.
-    `writes`: how often a tensor is written to, as autograd counts, by its place.
+    `takes`: the places of tensors that an operation takes. `writes`: how often a tensor is written to, as autograd
+    counts, by its place.
     """
 
     operations: tuple[Operation, ...]
     storages: tuple[Made, ...]
     outputs: tuple[tuple[Output, int | None], ...]
+    takes: tuple[int, ...]
     shape: tuple[type, tuple[bool, ...]] | None
     writes: tuple[tuple[int, int], ...]
 
@@ -163,7 +165,8 @@ class Functions:
                     return False
                 tensors.append(value)
                 storages.append(storage)
-                key += (value.shape, value.stride(), dtype)
+                # torch.matmul folds by whether gradients are asked for, also where none are recorded.
+                key += (value.shape, value.stride(), dtype, value.requires_grad)
             elif kind in _PLAIN:
                 key += (kind, value)
             elif kind is tuple or kind is list or kind is torch.Size:
@@ -184,7 +187,7 @@ class Functions:
             asked = rule(*mapped(args, _outline), **mapped(kwargs, _outline))
             if asked is None:
                 return None
-            template, _ = self._recorder.foreseen(*asked, {})
+            template, outlines = self._recorder.foreseen(*asked, {})
         except (Unforeseen, TypeError):  # other arguments than a rule takes: torch shall say what is wrong, if it is
             return None
         output, *others = template.outputs
@@ -193,18 +196,19 @@ class Functions:
         size = output.size.numel() * output.dtype.itemsize
         made = (Made(size, 0, None),) if output.source is None else ()
         writes = ((output.source, 1),) if output.source is not None and output.is_argument else ()
-        return Did((template.operation,), made, ((output, 0 if made else None),), None, writes)
+        takes = tuple(range(len(outlines)))
+        return Did((template.operation,), made, ((output, 0 if made else None),), takes, None, writes)
 
     def _replay(self, did: Did, tensors: list[torch.Tensor], storages: list[int]) -> Any:
         recorder = self._recorder
         record, places, call = recorder.record, recorder.places, self._scopes.current
         entries, allocations = record.entries, record.allocations
         start, first = len(entries), len(allocations)
-        operations, made, outputs, shape, writes = did
+        operations, made, outputs, takes, shape, writes = did
         for operation in operations:
             place = places.get(id(operation))
             entries.append(Entry(recorder.place_of(operation) if place is None else place, call))
-        recorder.routes.touched.update(storages)
+        recorder.routes.touched.update([storages[place] for place in takes])
         if writes:
             wanted = [(tensors[place], tensors[place]._version + times) for place, times in writes]
             for tensor, version in wanted:  # views of one tensor share a count
@@ -243,14 +247,27 @@ class Functions:
             return (*remarks, len(record.calls), self._scopes.current, recorder.record)
 
         before, versions = state(), [tensor._version for tensor in tensors]
-        returned = run(func, args, kwargs)
+        routes, touched = recorder.routes, recorder.routes.touched
+        routes.touched = set()
+        try:
+            returned = run(func, args, kwargs)
+        finally:
+            touched |= (own := routes.touched)
+            routes.touched = touched
         if state() != before or not recorder.replays_calls:
             return returned, None
         writes = [tensor._version - version for tensor, version in zip(tensors, versions, strict=True)]
-        return returned, self._did(returned, tensors, writes, entries, allocations)
+        takes = tuple(place for place, t in enumerate(tensors) if t.untyped_storage()._cdata in own)
+        return returned, self._did(returned, tensors, takes, writes, entries, allocations)
 
     def _did(
-        self, returned: Any, tensors: list[torch.Tensor], writes: list[int], entries: int, allocations: int
+        self,
+        returned: Any,
+        tensors: list[torch.Tensor],
+        takes: tuple[int, ...],
+        writes: list[int],
+        entries: int,
+        allocations: int,
     ) -> Did | None:
         """Return what has just been booked; None where a replay would not make the same."""
         recorder, record = self._recorder, self._recorder.record
@@ -293,4 +310,4 @@ class Functions:
             Made(one.bytes, one.born - entries, None if one.died is None else one.died - entries) for one in made
         )
         counts = tuple((place, times) for place, times in enumerate(writes) if times)
-        return Did(operations, storages, tuple(placed), shape, counts)
+        return Did(operations, storages, tuple(placed), takes, shape, counts)

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchledger.capture.interrupts import uninterrupted
 from torchledger.capture.twins import Copies, Twins, gradient_hooks
 from torchledger.capture.waiting import Waiting
 
@@ -51,6 +50,8 @@ _LARGEST_ARRAY = 1 << 22  # elements: larger numpy arrays are data sets rather t
 class Swapped:
     """The model with its tensors replaced by stand-ins: a context that puts back every attribute of every module.
 
+    For where interrupts are held back.
+
     So are the lists, dicts, sets, small arrays, random generators and objects that hang on a module, and its class,
     also when the forward raises or when an attribute was added, removed or filled.
     """
@@ -78,18 +79,15 @@ class Swapped:
 
     def __enter__(self) -> Swapped:
         try:
-            with uninterrupted():  # an interrupt that it held back is raised at its end
-                self._keep(self._roots)
-                self._swap()
+            self._keep(self._roots)
+            self._swap()
         except BaseException:
-            with uninterrupted():
-                self._restore()
+            self._restore()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        with uninterrupted():
-            self._restore()
+        self._restore()
 
     def _restore(self) -> None:
         """Put everything back, each holder whatever happens to another; raise the first error at the end."""

@@ -93,7 +93,7 @@ class Known:
 
     def put_uniform(self, tensor: torch.Tensor, value: Any, reason: str | None = None) -> None:
         """Take all of the storage of `tensor` to hold `value`."""
-        one = scalar(value, tensor.dtype)
+        one = _one(value, repr(value), tensor.dtype)
         storage = tensor.untyped_storage()._cdata
         self.drop(storage)
         self._uniform[storage] = one
@@ -162,9 +162,14 @@ class Known:
             self.reasons[reason] = None
 
 
+@functools.lru_cache(maxsize=256)  # steps of an optimizer, for the most part
+def _scalar(value: Any, written: str, dtype: torch.dtype) -> torch.Tensor:
+    return torch.tensor(value, dtype=dtype)
+
+
 def scalar(value: Any, dtype: torch.dtype) -> torch.Tensor:
-    """Return a tensor of one number, which is not to be written to."""
-    return _one(value, repr(value), dtype)
+    """Return a new tensor of one number, as `torch.tensor` makes it of it."""
+    return _scalar(value, repr(value), dtype).clone()
 
 
 @functools.lru_cache(maxsize=256)  # zeros, for the most part; nobody writes to it

@@ -30,7 +30,7 @@ def _convolution(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> Outli
     stride, padding, dilation, groups, padding_mode = values
     if padding_mode != "zeros" or not all(map(_are_sizes, (stride, padding, dilation))) or type(groups) is not int:
         raise Unforeseen
-    nothing = (0,) * len(stride)
+    nothing = (0,) * (weight.dim() - 2)
     return run(aten.convolution.default, x, weight, bias, stride, padding, dilation, False, nothing, groups)
 
 
@@ -74,7 +74,7 @@ def _layer_norm(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> Outlin
 
 def _max_pool(run: Run, values: Any, x: Any) -> Outline:
     kernel, stride, padding, ceil_mode, dilation, return_indices = values
-    if return_indices:
+    if return_indices or type(ceil_mode) is not bool:
         raise Unforeseen
     kernel, stride, padding, dilation = map(_pair, (kernel, stride, padding, dilation))
     args = [kernel, stride, padding, dilation, ceil_mode]
@@ -124,6 +124,8 @@ def _activation(name: str) -> Rule:
 
 def _relu6(run: Run, values: Any, x: Any) -> Outline:
     inplace, low, high = values
+    if not (type(low) in (int, float) and type(high) in (int, float) and low <= high):
+        raise Unforeseen
     return run(aten.hardtanh_.default if inplace else aten.hardtanh.default, x, low, high)
 
 
@@ -162,7 +164,8 @@ def _flatten(run: Run, values: Any, x: Any) -> Outline:
 def _avg_pool(run: Run, values: Any, x: Any) -> Outline:
     kernel, stride, padding, ceil_mode, count_include_pad, divisor_override = values
     kernel, stride, padding = map(_pair, (kernel, stride, padding))
-    if divisor_override == 0:
+    is_plain = type(ceil_mode) is type(count_include_pad) is bool and type(divisor_override) in (int, type(None))
+    if not is_plain or divisor_override == 0:
         raise Unforeseen
     args = [kernel, stride, padding, ceil_mode, count_include_pad, divisor_override]
     for default in (None, True, False, (0, 0)):  # torch leaves these out from the end

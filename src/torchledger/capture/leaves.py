@@ -21,7 +21,7 @@ from torchledger.capture.leaf_rules import RULES, Rule, Unforeseen
 from torchledger.capture.recorder import META, Recorder
 from torchledger.capture.scopes import Scopes
 from torchledger.capture.shapes import Memo, Outline, Output, classify
-from torchledger.capture.surroundings import Surroundings
+from torchledger.capture.surroundings import Surroundings, is_of_torch
 from torchledger.capture.waiting import Layout, Waiting
 from torchledger.record import Allocation, Entry, Operation, Shape
 
@@ -99,11 +99,17 @@ _FUNCTIONS = [
     (vars(home), take := operator.itemgetter(*names.split()), take(vars(home)))
     for home, names in ((F, _OF_NN), (torch, _OF_TORCH))
 ]
+# Whether all that was so when this was imported.
+_WAS_UNPATCHED = all(
+    map(is_of_torch, (*(method for *_, method in _OWN_METHODS), *(one for *_, own in _FUNCTIONS for one in own)))
+)
 _TENSORS = (torch.Tensor, nn.Parameter)
 _MODULE: Any = nn.Module
 _CALL, _OUTER_CALL = _MODULE._call_impl, _MODULE.__call__
+_is_closed = torch._C._is_torch_function_all_disabled  # the front door
 _IN_TURN: Any = nn.Sequential.forward
 _ONE_BY_ONE: Any = nn.Sequential.__iter__
+_WAS_UNPATCHED = _WAS_UNPATCHED and all(map(is_of_torch, (_CALL, _OUTER_CALL, _IN_TURN, _ONE_BY_ONE)))
 
 
 class Done(NamedTuple):
@@ -130,7 +136,7 @@ class Flow:
     there is no tensor yet; None: `tensor` is there.
     """
 
-    __slots__ = ("allocation", "base", "layout", "offset", "tensor")
+    __slots__ = ("allocation", "base", "layout", "offset", "tensor", "writes")
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor: torch.Tensor | None = tensor
@@ -138,6 +144,7 @@ class Flow:
         self.allocation: Allocation | None = None
         self.base: Output | None = None
         self.offset = 0
+        self.writes = 0  # to the storage of which there is no tensor yet, as autograd counts
 
 
 class Leaves:
@@ -161,11 +168,11 @@ class Leaves:
             answers = self._answers = self._around.may_answer
 
             def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-                if answers and type(module) in _KINDS and not kwargs and len(args) == 1:
+                if answers and type(module) in _KINDS and not kwargs and len(args) == 1 and not _is_closed():
                     return self._answer(module, args[0])
                 return self._run(module, args, kwargs)
 
-            _MODULE._call_impl = call  # which `put_back` takes out where an interrupt kept this from it
+            _MODULE._call_impl = call
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -185,7 +192,7 @@ class Leaves:
             return _CALL(module, *args, **kwargs)
         self._scopes.enter(module, args)
         try:
-            if self._answers and len(args) == 1 and not kwargs and _is_sequential(module):
+            if self._answers and len(args) == 1 and not kwargs and _is_sequential(module) and not _is_closed():
                 returned = self._in_turn(module, args[0])
             else:
                 returned = module.forward(*args, **kwargs)
@@ -267,6 +274,7 @@ class Leaves:
             and x.dtype.is_floating_point
             and not x.is_neg()
             and not x.is_inference()
+            and not x.requires_grad  # by which some functions go, also where no gradients are recorded
             and self._recorder.is_plain(x.untyped_storage()._cdata)
         )
 
@@ -287,15 +295,17 @@ class Leaves:
             if name in attributes:
                 return None
         parameters, buffers, values = found[4], found[5], found[7:]
+        if cls in _CONVOLUTIONS and values[-1] != "zeros":
+            return None  # another padding is by an attribute that follows from `padding` when the layer is made
         if not parameters and not buffers:
             return None if weights else ((cls, values, (*map(type, values),)), values, (), (), ())
         if type(parameters) is Waiting and parameters.make is not None and parameters.names == weights:
             layouts = parameters.layouts
             if not buffers:
-                key: tuple[Any, ...] = (cls, values, (*map(type, values),), layouts)
+                key: tuple[Any, ...] = (cls, values, (*map(type, values),), layouts, parameters.trains)
                 return None if statistics else (key, values, layouts, (), parameters.places)
             if type(buffers) is Waiting and buffers.make is not None and buffers.names == statistics:
-                key = (cls, values, (*map(type, values),), layouts, buffers.layouts)
+                key = (cls, values, (*map(type, values),), layouts, parameters.trains, buffers.layouts)
                 return key, values, layouts + buffers.layouts, (), parameters.places
         if (*parameters,) != weights or (*buffers,) != statistics:
             return None
@@ -310,7 +320,7 @@ class Leaves:
             if not state:
                 continue
             if isinstance(state, Waiting) and state.make is not None:
-                key = (*key, state.layouts)
+                key = (*key, state.layouts, state.trains)
                 layouts += state.layouts
                 places += state.places
                 continue
@@ -319,7 +329,7 @@ class Leaves:
                 return None
             laid = tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in found)
             layouts += laid
-            key = (*key, laid)
+            key = (*key, laid, tuple(t.requires_grad for t in found if t is not None))
         return key, values, tuple(layouts), storages, places
 
     def _is_plain_state(self, tensor: Any, storages: list[int]) -> bool:
@@ -397,8 +407,10 @@ class Leaves:
             recorder.routes.touched.update(seen)
         if waiting:
             recorder.routes.used.update(waiting)
-        for _ in range(writes):
-            if flow.tensor is not None:
+        if flow.tensor is None:
+            flow.writes += writes
+        else:
+            for _ in range(writes):
                 torch._C._increment_version([flow.tensor])
         before = flow.allocation
         for size_of, born, died in storages:
@@ -409,7 +421,7 @@ class Leaves:
         if output.source is None:
             if before is not None:  # nothing holds it any more
                 before.died = len(entries)
-            flow.base, flow.offset, flow.tensor = output, 0, None
+            flow.base, flow.offset, flow.tensor, flow.writes = output, 0, None, 0
         elif not output.is_argument:
             if flow.tensor is None:
                 flow.offset += output.offset
@@ -426,6 +438,8 @@ class Leaves:
         with torch._C._DisableTorchDispatch():  # making it is no operation
             tensor = torch.empty_strided(base.size, base.stride, dtype=base.dtype, device=META)
             self._recorder.watch(tensor.untyped_storage(), allocation)
+            for _ in range(flow.writes):
+                torch._C._increment_version([tensor])
             size, stride, _ = flow.layout
             if flow.offset or size != base.size or stride != base.stride:
                 tensor = torch.as_strided(tensor, size, stride, flow.offset)
@@ -507,6 +521,8 @@ def _is_sequential(module: nn.Module) -> bool:
 
 def _is_unpatched() -> bool:
     """Whether the classes and functions at work are torch's own: somebody may have put others in their place."""
+    if not _WAS_UNPATCHED:
+        return False
     if _MODULE._call_impl is not _CALL or _MODULE.__call__ is not _OUTER_CALL:
         return False
     try:

@@ -179,10 +179,12 @@ def sharing(tensors: list[torch.Tensor], storages: list[int]) -> Any:
     if len(set(storages)) == len(storages):
         return None
     first: dict[int, tuple[int, torch.Tensor]] = {}
+    same: dict[int, int] = {}  # by id: its first place
     pattern = []
     for index, (tensor, storage) in enumerate(zip(tensors, storages, strict=True)):
         place, base = first.setdefault(storage, (index, tensor))
-        pattern.append((place, tensor.storage_offset() - base.storage_offset(), tensor is base))
+        offset = tensor.storage_offset() - base.storage_offset()
+        pattern.append((place, offset, same.setdefault(id(tensor), index)))
     return tuple(pattern)
 
 

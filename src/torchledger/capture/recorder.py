@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -411,7 +412,10 @@ class Recorder(TorchDispatchMode):
         if dtype is None:
             dtype = torch.get_default_dtype() if type(value) is float else _DTYPES[type(value)]
         with torch._C._DisableTorchDispatch():
-            real = scalar(value, dtype).clone()
+            try:
+                real = scalar(value, dtype)
+            except (RuntimeError, OverflowError):  # torch shall say what is wrong
+                return None
             twin = torch.empty_strided((), (), dtype=dtype, device=META)
         self.known.put(twin, real)
         if self._silent:
@@ -521,7 +525,8 @@ class Recorder(TorchDispatchMode):
             return self._check(template, func, kind, args, kwargs, known)
         returned = template.replay(tensors)
         if kind.fills is not None:
-            self.known.put_uniform(returned[0], kind.fills)
+            with contextlib.suppress(RuntimeError):  # a dtype that no kernel fills is not known
+                self.known.put_uniform(returned[0], kind.fills)
         elif kind.assumes or not self.known.storages.isdisjoint(storages):
             follow(self.known, func, kind, args, kwargs, tensors, returned)
         if kind.name is not None:

@@ -37,10 +37,7 @@ def walk(model: nn.Module) -> Modules:
 
 
 class Scopes:
-    """The stack of module calls of one capture in one thread. `current` is the index of the running call.
-
-    A context; where an interrupt keeps it from taking its hooks off, `put_back` does.
-    """
+    """The stack of module calls of one capture in one thread. `current` is the index of the running call."""
 
     def __init__(self, modules: Modules, record: Record) -> None:
         self.record = record

@@ -176,7 +176,9 @@ def _unary_in_place(x: Any, *_: Any, **__: Any) -> Outputs | None:
     return (Output(0, True, x.shape, x.stride(), x.dtype, 0),)
 
 
-def _binary(x: Any, y: Any, **_: Any) -> Outputs | None:
+def _binary(x: Any, y: Any, *, alpha: Any = 1) -> Outputs | None:
+    if type(alpha) not in (int, float):
+        return None
     if not isinstance(y, _TENSORS) or x.dtype != y.dtype or not x.is_floating_point():
         return None
     if not (_plain(x) and _plain(y)):
@@ -248,7 +250,9 @@ def _view(x: Any, shape: Any) -> Outputs | None:
     return (Output(0, False, torch.Size(shape), _contiguous(tuple(shape)), x.dtype, 0),)
 
 
-def _binary_in_place(x: Any, y: Any, **_: Any) -> Outputs | None:
+def _binary_in_place(x: Any, y: Any, *, alpha: Any = 1) -> Outputs | None:
+    if type(alpha) not in (int, float):
+        return None
     if not isinstance(y, _TENSORS) or x.dtype != y.dtype or not x.is_floating_point() or not _plain(x):
         return None
     lead = len(x.shape) - len(y.shape)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import torch
 import torch.overrides
 from torch.nn.modules import module as torch_module
@@ -18,6 +21,15 @@ _any_autocast, _transforms, _is_tracing = (
 )  # fmt: skip
 _is_grad_enabled, _is_inference = torch.is_grad_enabled, torch.is_inference_mode_enabled
 _FORWARD_HOOKS, _FORWARD_PRE_HOOKS = torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks
+
+
+_HOME = os.path.dirname(torch.__file__)
+
+
+def is_of_torch(function: Any) -> bool:
+    """Whether a function or method is torch's own: made in C, or in a file of torch's."""
+    code = getattr(function, "__code__", None)
+    return code is None or str(code.co_filename).startswith(_HOME)
 
 
 class Surroundings:

@@ -83,7 +83,7 @@ class Twins:
                 layouts.append((tensor.shape, tensor.stride(), dtype))
             else:
                 waiting.real, waiting.names, waiting.layouts, waiting.make = holder, (*holder,), (*layouts,), make
-                waiting.bytes, waiting.trains, waiting.places = sizes, trains, ()
+                waiting.bytes, waiting.trains, waiting.places = sizes, (*trains,), ()
                 found.append(waiting)
                 continue
             found.append(None)

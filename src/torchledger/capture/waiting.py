@@ -26,7 +26,7 @@ class Waiting(dict[str, "torch.Tensor | None"]):
     layouts: tuple[Layout | None, ...]  # of each
     make: Callable[[torch.Tensor], torch.Tensor] | None  # None: somebody has looked
     bytes: list[int]  # of the storages of those that are there
-    trains: list[bool]  # whether these ask for gradients
+    trains: tuple[bool, ...]  # whether these ask for gradients
     places: Sequence[int]  # in the record, of parameters
 
     def fill(self) -> None:
