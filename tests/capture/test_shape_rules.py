@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchledger.capture.shape_rules import RULES
+from torchledger.capture.shape_rules import RULES, corrects
+from torchledger.capture.shapes import Outline
 
 aten = torch.ops.aten
 
@@ -226,3 +228,378 @@ def test_no_answer_for_wrong_channels() -> None:
     five = torch.empty(5, device="meta")
     assert RULES[aten.native_batch_norm.default](x, five, five, five, five, False, 0.1, 1e-5) is None
     assert RULES[aten.cat.default]([x, torch.empty(1, 3, 8, 9, device="meta")], 1) is None
+
+
+# ---- each rule, over arguments that torch takes and that it refuses
+
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional arguments, and those by name
+Drawn = Callable[[st.DrawFn], Call]
+RARELY = st.integers(0, 9).map(lambda place: not place)
+
+
+def answers(func: Any, *args: Any, **kwargs: Any) -> bool | None:
+    """Compare the rule with the kernel; None where the kernel refuses the arguments, for which there is no answer."""
+    outputs = RULES[func](*args, **kwargs)
+    with torch.no_grad():
+        try:
+            func(*args, **kwargs)
+        except Exception as error:  # of Python's own kernels too, which assert
+            assert outputs is None, (func, args, kwargs, error)
+            return None
+        if outputs is None or func is not aten.convolution.default or not corrects(func, args):
+            return check(func, *args, **kwargs)
+        # The meta kernel forgets the layout: a real one keeps it.
+        result = func(*[real(arg) if isinstance(arg, torch.Tensor) else arg for arg in args])
+        assert [(tuple(o.size), o.stride, o.dtype) for o in outputs] == metadata(result), args
+        return True
+
+
+def real(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+@st.composite
+def plain_or_any(draw: st.DrawFn, shape: Any = sizes) -> torch.Tensor:
+    """Draw what a rule answers for, or a tensor of any strides and dtype."""
+    return draw(tensors(shape)) if draw(st.booleans()) else empty(*draw(shape))
+
+
+def lists(low: int, high: int, shortest: int = 0, longest: int = 4) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(low, high), min_size=shortest, max_size=longest)
+
+
+def places(x: torch.Tensor, beyond: int = 2) -> st.SearchStrategy[int]:
+    """Dimensions of `x` from either end, and some that it does not have."""
+    return st.integers(-x.dim() - beyond, x.dim() + beyond - 1)
+
+
+def one(draw: st.DrawFn) -> Call:
+    return (draw(plain_or_any()),), {}
+
+
+def with_numbers(*most: float) -> Drawn:
+    """Return a draw of a tensor and up to so many numbers, `most` unless others are drawn."""
+
+    def drawn(draw: st.DrawFn) -> Call:
+        numbers = [draw(st.sampled_from([value, 0, -0.5])) for value in most[: draw(st.integers(0, len(most)))]]
+        return (draw(plain_or_any()), *numbers), {}
+
+    return drawn
+
+
+def two(draw: st.DrawFn) -> Call:
+    """A tensor with itself, a part of itself, one like it, one spread over it, a number, or any other."""
+    x = draw(plain_or_any())
+    spread = [size if draw(st.booleans()) else 1 for size in x.shape]
+    others = [x, x[:1] if x.dim() else x, torch.empty_like(x), empty(*x.shape), empty(*spread, dtype=x.dtype)]
+    y = draw(st.sampled_from([*others, empty(*spread[1:]), 2, 2.5])) if draw(st.booleans()) else draw(tensors())
+    return (x, y) if isinstance(y, (int, float)) or draw(st.booleans()) else (y, x), {}
+
+
+def scaled_two(draw: st.DrawFn) -> Call:
+    args, _ = two(draw)
+    return args, draw(st.sampled_from([{}, {}, {"alpha": 2}, {"alpha": 0.5}]))
+
+
+def permuted(draw: st.DrawFn) -> Call:
+    x = draw(tensors())
+    order = draw(st.permutations(range(x.dim())))
+    dims = [dim - x.dim() if draw(st.booleans()) else dim for dim in order]
+    return (x, draw(st.lists(places(x, 1), max_size=5)) if draw(RARELY) else dims), {}
+
+
+def with_two_places(draw: st.DrawFn) -> Call:
+    x = draw(tensors())
+    return (x, draw(places(x, 1)), draw(places(x, 1))), {}
+
+
+def with_place(draw: st.DrawFn) -> Call:
+    x = draw(tensors())
+    return (x, draw(places(x))), {}
+
+
+def selected(draw: st.DrawFn) -> Call:
+    x = draw(tensors())
+    return (x, draw(places(x, 1)), draw(st.integers(-5, 5))), {}
+
+
+def sliced(draw: st.DrawFn) -> Call:
+    x = draw(tensors())
+    ends = st.none() | st.integers(-6, 6) | st.sampled_from([2**63 - 1, -(2**63)])
+    args = (draw(places(x, 1)), draw(ends), draw(ends), draw(st.integers(-1, 4)))
+    return (x, *args[: draw(st.integers(0, 4))]), {}
+
+
+def expanded(draw: st.DrawFn) -> Call:
+    x = draw(tensors(st.lists(st.integers(0, 3), max_size=3)))
+    wanted = [draw(st.sampled_from([size, size, -1, 3])) for size in x.shape]
+    lead = draw(lists(0, 3, longest=2))
+    if draw(RARELY):
+        wanted = draw(lists(-2, 3, longest=5))
+    return (x, [*lead, *wanted]), draw(st.sampled_from([{}, {"implicit": True}]))
+
+
+def cloned(draw: st.DrawFn) -> Call:
+    formats = [None, torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d]
+    chosen = draw(st.sampled_from(formats))
+    x = draw(plain_or_any(lists(0, 4) | lists(1, 4, 4, 5)))
+    return (x,), {} if chosen is None and draw(st.booleans()) else {"memory_format": chosen}
+
+
+def softmaxed(draw: st.DrawFn) -> Call:
+    x = draw(plain_or_any())
+    return (x, draw(places(x, 1)), draw(RARELY)), {}
+
+
+def viewed(draw: st.DrawFn) -> Call:
+    x = draw(plain_or_any())
+    count = x.numel()
+    fitting = [[count], [1, count, 1], [*x.shape, 1], [1, *x.shape], [-1], [count, -1], [*x.shape[:1], -1], [-1, -1]]
+    refused = [[count + 1], [-count], [-1, -count], [-2, -1], [0, -1], []]
+    return (x, draw(st.sampled_from(fitting + refused) | lists(-2, 4))), {}
+
+
+def averaged(draw: st.DrawFn) -> Call:
+    x = draw(plain_or_any())
+    own = st.lists(st.integers(0, x.dim() - 1), min_size=1, unique=True) if x.dim() else st.just([])
+    dims = draw(st.none() | st.lists(places(x, 1), max_size=3) if draw(RARELY) else own)
+    return (x, dims, *draw(st.sampled_from([(), (True,), (False,)]))), draw(
+        st.sampled_from([{}, {}, {}, {"dtype": torch.float64}])
+    )
+
+
+def joined(draw: st.DrawFn) -> Call:
+    x = draw(plain_or_any())
+    parts = [x]
+    for _ in range(draw(st.integers(0, 2))):
+        other = list(x.shape)
+        if other:
+            other[draw(st.integers(0, len(other) - 1))] = draw(st.integers(0, 4))
+        parts.append(draw(st.sampled_from([x, torch.empty_like(x), empty(*x.shape), empty(*other), empty(0)])))
+    if draw(RARELY):
+        parts.append(draw(tensors()))
+    dim = draw(places(x)) if draw(RARELY) or not x.dim() else draw(places(x, 0))
+    return (parts, dim) if draw(st.booleans()) else (parts,), {}
+
+
+def multiplied(*sizes_of: str, bias: bool = False) -> Drawn:
+    """Return a draw of two matrices whose dimensions are named, after a bias of the product's shape or last size."""
+
+    def drawn(draw: st.DrawFn) -> Call:
+        size = {name: draw(st.integers(0, 3)) for name in "bnkm"}
+
+        def tensor(names: str) -> torch.Tensor:
+            shape = [draw(st.integers(0, 3)) if draw(RARELY) else size[name] for name in names]
+            made = draw(tensors(st.just(shape)))
+            return draw(tensors(lists(0, 3))) if draw(RARELY) else made if draw(RARELY) else made.float()
+
+        def laid(names: str) -> torch.Tensor:
+            if draw(RARELY):
+                return tensor(names)
+            made = empty(*[size[name] for name in names])
+            return made.mT.contiguous().mT if draw(st.booleans()) else made
+
+        factors = [laid(names) for names in sizes_of]
+        if not bias:
+            return tuple(factors), {}
+        added = laid(draw(st.sampled_from(["nm", "nm", "bnm"]))) if draw(st.booleans()) else empty(size["m"])
+        return (added, *factors), draw(st.sampled_from([{}, {}, {"beta": 0.5, "alpha": 2}]))
+
+    return drawn
+
+
+def grouped(draw: st.DrawFn) -> Call:
+    """In bfloat16 and whole times sixteen bytes, which is all that the meta kernel knows."""
+    size = {"g": draw(st.integers(1, 3)), **{name: 8 * draw(st.integers(1, 2)) for name in "nkm"}}
+    kinds = draw(st.sampled_from([("nk", "km"), ("gnk", "km"), ("nk", "gkm"), ("gnk", "gkm"), ("k", "km")]))
+    factors = [empty(*(size[n] for n in names), dtype=torch.bfloat16) for names in kinds]
+    if draw(st.booleans()):
+        factors[1] = factors[1].transpose(-1, -2).contiguous().transpose(-1, -2)
+    groups = size["g"] + draw(RARELY)
+    has_ends = (kinds != ("gnk", "gkm")) != draw(RARELY)
+    return (*factors, *((empty(groups, dtype=torch.int32),) if has_ends else ())), {}
+
+
+def images(draw: st.DrawFn, spatial: int, channels: int) -> torch.Tensor:
+    """Draw images, in either layout or any other, of one channel and place as well."""
+    shape = [draw(st.integers(1, 2)), channels, *draw(lists(1, 7, spatial, spatial))]
+    if draw(RARELY):
+        return draw(tensors(st.just(shape)))
+    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    if draw(st.booleans()):
+        return empty(*shape, dtype=dtype)
+    return empty(shape[0], *shape[2:], shape[1], dtype=dtype).movedim(-1, 1)
+
+
+def steps(draw: st.DrawFn, low: int, high: int, spatial: int) -> list[int]:
+    """Draw a number for each dimension, or one for all; sometimes too many, too few, or one below `low`."""
+    many = draw(st.sampled_from([spatial] * 6 + [1] * 6 + [spatial + 1, 0]))
+    return draw(lists(low - draw(RARELY), high, many, many))
+
+
+def convolved(draw: st.DrawFn) -> Call:
+    spatial, groups, channels = (draw(st.integers(1, most)) for most in (3, 2, 2))
+    x = images(draw, spatial, groups * channels)
+    weight = empty(groups * draw(st.integers(1, 3)), channels + draw(RARELY), *draw(lists(1, 3, spatial, spatial)))
+    weight = weight.to(x.dtype) if not draw(RARELY) else weight
+    bias = draw(st.sampled_from([None, empty(weight.shape[0]).to(x.dtype), empty(weight.shape[0] + 1)]))
+    args = (steps(draw, 1, 3, spatial), steps(draw, 0, 2, spatial), steps(draw, 1, 2, spatial))
+    return (x, weight, bias, *args, draw(RARELY), [0] * spatial, groups + draw(RARELY)), {}
+
+
+def pooled(has_dilation: bool) -> Drawn:
+    def drawn(draw: st.DrawFn) -> Call:
+        x = images(draw, 3 if draw(RARELY) else 2, draw(st.integers(1, 2)))
+        x = x[0] if draw(st.booleans()) else x
+        stride = [] if draw(RARELY) else steps(draw, 1, 3, 2)
+        args: list[Any] = [steps(draw, 1, 3, 2), stride, steps(draw, 0, 1, 2)]
+        args += [steps(draw, 1, 2, 2)] * has_dilation + [draw(st.booleans())]
+        if not has_dilation:
+            args += [draw(st.booleans()), draw(st.sampled_from([None, 1, -2, 0]))]
+        return (x, *args[: draw(st.integers(1, len(args)))]), {}
+
+    return drawn
+
+
+def adaptively_pooled(draw: st.DrawFn) -> Call:
+    x = images(draw, draw(st.sampled_from([2, 2, 2, 1, 3])), draw(st.integers(1, 2)))
+    return (x, draw(lists(0, 4, 2, 2) | lists(-1, 4, 1, 3))), {}
+
+
+def normalised_by_batch(draw: st.DrawFn) -> Call:
+    x = draw(plain_or_any(lists(0, 4, 2) | lists(0, 4)))
+    channels = x.shape[1] if x.dim() > 1 else 1
+
+    def one_each(rare: int) -> torch.Tensor | None:
+        return draw(st.sampled_from([empty(channels + rare), empty(channels).to(x.dtype), None]))
+
+    wrong = draw(RARELY)
+    affine = [one_each(wrong) for _ in range(2)]
+    statistics = [one_each(0) for _ in range(2)] if draw(RARELY) else [empty(channels + wrong).to(x.dtype)] * 2
+    eps = draw(st.sampled_from([1e-5, 0.0, 1, -1.0, float("nan")]))
+    # Of one value a channel, torch's meta kernel divides by zero; real ones do not.
+    is_training = draw(st.booleans()) and x.numel() > channels
+    return (x, *affine, *statistics, is_training, draw(st.sampled_from([0.1, 0, 1.5])), eps), {}
+
+
+def normalised_by_layer(draw: st.DrawFn) -> Call:
+    x = draw(plain_or_any(lists(0, 4, 1) | lists(0, 4)))
+    shape = list(x.shape[-draw(st.integers(1, 2)) :])
+    shape = draw(lists(0, 4, longest=3)) if draw(RARELY) else shape
+    affine = [draw(st.sampled_from([None, empty(*shape).to(x.dtype), empty(*shape), empty(2)])) for _ in range(2)]
+    return (x, draw(st.sampled_from([shape, tuple(shape)])), *affine, draw(st.sampled_from([1e-5, 0.0, 1]))), {}
+
+
+def gelu(draw: st.DrawFn) -> Call:
+    approximate = draw(st.sampled_from(["none", "tanh", "sigmoid", ""]))
+    return (draw(plain_or_any()),), draw(st.sampled_from([{}, {"approximate": approximate}]))
+
+
+DRAWN: dict[str, Drawn] = {
+    "convolution.default": convolved,
+    "max_pool2d_with_indices.default": pooled(has_dilation=True),
+    "avg_pool2d.default": pooled(has_dilation=False),
+    "_adaptive_avg_pool2d.default": adaptively_pooled,
+    "native_batch_norm.default": normalised_by_batch,
+    "native_layer_norm.default": normalised_by_layer,
+    "cat.default": joined,
+    "mm.default": multiplied("nk", "km"),
+    "addmm.default": multiplied("nk", "km", bias=True),
+    "bmm.default": multiplied("bnk", "bkm"),
+    "_grouped_mm.default": grouped,
+    "mean.dim": averaged,
+    "t.default": one,
+    "view.default": viewed,
+    "_unsafe_view.default": viewed,
+    "permute.default": permuted,
+    "transpose.int": with_two_places,
+    "unsqueeze.default": with_place,
+    "select.int": selected,
+    "slice.Tensor": sliced,
+    "expand.default": expanded,
+    "clone.default": cloned,
+    "_softmax.default": softmaxed,
+    **dict.fromkeys(("add.Tensor", "sub.Tensor", "add_.Tensor"), scaled_two),
+    **dict.fromkeys(("mul.Tensor", "mul_.Tensor"), two),
+    "gelu.default": gelu,
+    **dict.fromkeys(
+        [f"{name}.default" for name in "relu silu hardswish hardsigmoid sigmoid tanh".split()]
+        + [f"{name}_.default" for name in "relu silu hardswish hardsigmoid sigmoid".split()],
+        one,
+    ),
+    **dict.fromkeys(("hardtanh.default", "hardtanh_.default"), with_numbers(-1, 6)),
+    "leaky_relu.default": with_numbers(0.01),
+    "elu.default": with_numbers(1.0, 2.0, 0.5),
+}
+
+
+def named(func: Any) -> str:
+    return f"{func.overloadpacket.__name__}.{func._overloadname}"
+
+
+# Rules that are wrong: where, and what the kernel does.
+WRONG = {
+    "expand.default": "a tensor without dimensions: its new ones have stride 0, of size 1 as well",
+    "max_pool2d_with_indices.default": "one channel with stride 1, as channels-last has it: the output is laid out so",
+    "avg_pool2d.default": "one channel with stride 1, as channels-last has it: the output is laid out so",
+    "native_batch_norm.default": "evaluation without statistics: refused",
+}
+
+
+def known(func: Any) -> Any:
+    marks = [pytest.mark.xfail(strict=True, reason=WRONG[named(func)])] if named(func) in WRONG else []
+    return pytest.param(func, id=named(func), marks=marks)
+
+
+@pytest.mark.parametrize("func", map(known, RULES))
+def test_a_rule_equals_its_kernel_over_any_arguments(func: Any) -> None:
+    """Each rule there is: one that no draw stands for fails, and so does one that hardly ever answers."""
+    found: Counter[bool | None] = Counter()
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.data())
+    def compare(data: st.DataObject) -> None:
+        args, kwargs = data.draw(st.composite(DRAWN[named(func)])())
+        found[answers(func, *args, **kwargs)] += 1
+
+    compare()
+    assert found[True] >= 10, found
+
+
+# ---- what rules ask a tensor
+
+
+FORMATS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
+
+
+@settings(max_examples=400, deadline=None)
+@given(tensors(lists(0, 4, longest=5) | lists(1, 3, 4, 5)))
+def test_an_outline_answers_as_its_tensor_does(tensor: torch.Tensor) -> None:
+    outline = Outline(tensor.shape, tensor.stride(), tensor.dtype)
+
+    def answered(asked: Any) -> list[Any]:
+        layouts = [asked.is_contiguous(), *(asked.is_contiguous(memory_format=of) for of in FORMATS)]
+        counts = [asked.dim(), asked.numel(), asked.is_floating_point()]
+        return [asked.shape, asked.stride(), asked.dtype, asked.layout, *counts, *layouts]
+
+    assert answered(outline) == answered(tensor)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 4, 5), (2, 1, 4, 5), (1, 3, 1, 1), (2, 3, 4, 2, 5), (0, 3, 4, 5), (1, 1, 1, 1)]
+)
+@pytest.mark.parametrize("innermost", range(4))
+def test_an_outline_is_contiguous_as_its_tensor_is(shape: tuple[int, ...], innermost: int) -> None:
+    """With any dimension innermost, and dimensions of size 1 that have any stride."""
+    tensor = torch.empty([*shape[:innermost], *shape[innermost + 1 :], shape[innermost]], device="meta")
+    tensor = tensor.movedim(-1, innermost)
+    strides = [7 if size == 1 else step for size, step in zip(tensor.shape, tensor.stride(), strict=True)]
+    for laid in (tensor, torch.empty_strided(tensor.shape, strides, device="meta")):
+        outline = Outline(laid.shape, laid.stride(), laid.dtype)
+        for of in FORMATS:
+            assert outline.is_contiguous(memory_format=of) == laid.is_contiguous(memory_format=of), (laid.stride(), of)
