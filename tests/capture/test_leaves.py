@@ -134,7 +134,8 @@ def test_a_leaf(name: str, replays: Callable[[], int]) -> None:
     make, size = LEAVES[name]
     check(Around(make()), size, batch=2)
     # Of two runs of two or three calls the first call of each shape runs; a pair of tensors is never remembered.
-    assert bool(replays()) == (name != "max pool with indices")
+    # What a circular padding pads is told when the layer is made, by what the layer need not say.
+    assert bool(replays()) == (name not in ("max pool with indices", "conv2d, circular"))
 
 
 LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -523,8 +524,7 @@ def test_layers_that_differ_in_one_attribute_do_not_answer_for_each_other(
         keys.clear()
         MEMO.clear()
         check_outcome(model, size, batch=2)
-        first, *rest = keys.values()
-        assert first is not None and rest != [first], "the keys are equal"
+        assert len(keys) == len(set(map(repr, keys.values()))) == 2, "the keys are equal"  # one that runs has none
 
 
 # ---- what a layer may have beside what torch gave it, or in its place
@@ -640,7 +640,6 @@ def test_numbers_of_numpy_are_as_plain_ones(tmp_path: Path) -> None:
     check(Both(plain[0], other[0]), (3, 24, 24))
 
 
-@pytest.mark.xfail(strict=True, reason="_reversed_padding_repeated_twice, which forward pads by, is not in the key")
 def test_circular_padding_that_is_changed_afterwards() -> None:
     """What such a convolution pads is told when it is made."""
     one = nn.Conv2d(1, 1, 1, padding=1, padding_mode="circular", bias=False)

@@ -23,7 +23,7 @@ def test_places_are_those_of_the_first_argument() -> None:
     assert (second.source, second.is_argument, second.offset) == (0, False, 0)
     assert third.source is None
     assert sharing([a, b, a, torch.empty(1, device="meta")], [*storages_of([a, b, a]), 1]) == (
-        (0, 0, True), (0, 4, False), (0, 0, True), (3, 0, True)
+        (0, 0, 0), (0, 4, 1), (0, 0, 0), (3, 0, 3)
     )  # fmt: skip
     assert [
         count

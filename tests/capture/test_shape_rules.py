@@ -542,21 +542,10 @@ def named(func: Any) -> str:
     return f"{func.overloadpacket.__name__}.{func._overloadname}"
 
 
-def is_wrong(func: Any, x: Any, *args: Any) -> bool:
-    """Whether the rule is known to be wrong, see below."""
-    name = func.overloadpacket.__name__
-    if name == "expand":
-        return x.dim() == 0
-    if name == "native_batch_norm":
-        return None in args[2:4] and not args[4]
-    return "pool2d" in name and x.is_contiguous() and x.stride() != torch.empty(x.shape, device="meta").stride()
-
-
 side = empty(2, 4, 4, 1).movedim(-1, 1)  # one channel, laid out as channels-last
 three = empty(3)
 
 
-@pytest.mark.xfail(strict=True, reason="the rule is wrong")
 @pytest.mark.parametrize(
     ("func", "args"),
     [
@@ -570,7 +559,7 @@ three = empty(3)
         ),
     ],
 )
-def test_rules_that_are_wrong(func: Any, args: Any) -> None:
+def test_what_rules_were_wrong_about(func: Any, args: Any) -> None:
     answers(func, *args)
 
 
@@ -583,8 +572,7 @@ def test_a_rule_equals_its_kernel_over_any_arguments(func: Any) -> None:
     @given(st.data())
     def compare(data: st.DataObject) -> None:
         args, kwargs = data.draw(st.composite(DRAWN[named(func)])())
-        if not is_wrong(func, *args):
-            found[answers(func, *args, **kwargs)] += 1
+        found[answers(func, *args, **kwargs)] += 1
 
     compare()
     assert found[True] >= 10, found

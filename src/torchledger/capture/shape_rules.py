@@ -117,7 +117,7 @@ def _avg_pool(
 
 
 def _pooled(x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Output | None:
-    if x.dim() not in (3, 4) or not x.is_contiguous() or not x.numel() or not x.is_floating_point():
+    if x.dim() not in (3, 4) or not _plain(x) or not x.is_floating_point():
         return None
     if any(len(values) not in (1, 2) for values in (kernel, stride, padding, dilation)):
         return None
@@ -145,6 +145,8 @@ def _batch_norm(
     x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float
 ) -> Outputs | None:
     if x.dim() < 2 or not _plain(x) or x.dtype not in _SHARED or not x.numel() or not eps >= 0:
+        return None
+    if not training and (mean is None or var is None):
         return None
     channels = (x.shape[1],)
     if any(t is not None and (tuple(t.shape) != channels or t.dtype != x.dtype) for t in (weight, bias, mean, var)):
@@ -331,7 +333,7 @@ def _expand(x: Any, size: Any, *, implicit: bool = False) -> Outputs | None:
     strides: list[int] = []
     for place in range(len(size) - 1, -1, -1):
         own = x.shape[place - lead] if place >= lead else 1
-        step = x.stride()[place - lead] if place >= lead else sizes[-1] * strides[-1] if sizes else 1
+        step = x.stride()[place - lead] if place >= lead else sizes[-1] * strides[-1] if x.dim() else 0
         wanted = size[place]
         if wanted == -1 and place >= lead:
             wanted = own
