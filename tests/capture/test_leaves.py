@@ -524,7 +524,8 @@ def test_layers_that_differ_in_one_attribute_do_not_answer_for_each_other(
         keys.clear()
         MEMO.clear()
         check_outcome(model, size, batch=2)
-        assert len(keys) == len(set(map(repr, keys.values()))) == 2, "the keys are equal"  # one that runs has none
+        found = list(map(repr, keys.values()))  # of one alone where its call fails; None for one that has to run
+        assert found and len(set(found)) == len(found), "the keys are equal"
 
 
 # ---- what a layer may have beside what torch gave it, or in its place
