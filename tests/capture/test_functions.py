@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -361,3 +363,121 @@ def test_every_rule_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pure_functions_are_functions() -> None:
     kinds = (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
     assert all(isinstance(func, kinds) for func in functions.PURE)
+
+
+# ---- what a key must have
+
+
+def test_a_weight_that_stops_asking_for_gradients() -> None:
+    """torch.matmul folds a batch by whether the matrix asks for gradients, also where none are recorded."""
+
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        return net.weight @ x
+
+    def plain() -> Any:
+        MEMO.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(frontdoor, "PURE", frozenset())
+            return outcome(model, (8, 4), batch=16)
+
+    model = Own(forward)
+    first = outcome(model, (8, 4), batch=16)
+    model.requires_grad_(False)
+    second = outcome(model, (8, 4), batch=16)
+    assert second == plain() and first != second
+    assert first == (model.requires_grad_(True), plain())[1]
+
+
+def test_attention_of_one_tensor_or_of_views_of_it() -> None:
+    """One product makes keys and values of one tensor, two make them of two, wherever these lie."""
+
+    class Attention(nn.Module):
+        def __init__(self, is_one: bool) -> None:
+            super().__init__()
+            self.attention, self.is_one = nn.MultiheadAttention(8, 2), is_one
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.attention(x[:1], x, x if self.is_one else x.view_as(x))[0]
+
+    def products(is_one: bool) -> int:
+        record = analyze(Attention(is_one), torch.randn(5, 2, 8)).record
+        return sum(record.operations[entry.operation].name == "addmm" for entry in record.entries)
+
+    alone = {}
+    for is_one in (True, False):
+        MEMO.clear()
+        alone[is_one] = products(is_one)
+    assert alone[True] < alone[False]
+    for order in ((True, False), (False, True)):
+        MEMO.clear()
+        assert [products(is_one) for is_one in order] == [alone[is_one] for is_one in order]
+
+
+def test_a_parameter_that_is_returned_as_it_is_is_not_used() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.experts = nn.Linear(8, 4), nn.ParameterList(torch.randn(8, 8) for _ in range(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            experts = [expert.float() for expert in self.experts]
+            _, chosen = self.gate(x).softmax(-1).topk(1, -1)
+            out = torch.zeros_like(x)
+            for place, expert in enumerate(experts):
+                rows, _ = torch.where(chosen == place)
+                if rows.numel():
+                    out.index_add_(0, rows, x[rows] @ expert)
+            return out
+
+    # The gate's 8 x 4 and 4, and one expert of four for each token.
+    assert [analyze(Experts(), (8,), batch=4).totals()["active_params"] for _ in range(2)] == [36 + 64] * 2
+
+
+def test_numbers_that_a_dtype_rounds_to_infinity() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        numbers = torch.tensor(1e40), torch.tensor(2**70, dtype=torch.float32), torch.tensor(1.7976931348623157e308)
+        return [x + number for number in numbers]
+
+    check(forward)
+
+
+def test_a_dtype_that_no_kernel_fills() -> None:
+    check(lambda net, x: torch.zeros_like(x, dtype=torch.float4_e2m1fn_x2))
+
+
+def test_what_is_made_where_functions_are_not_seen_answers_nobody() -> None:
+    class Net(nn.Module):
+        def __init__(self, is_seen: bool) -> None:
+            super().__init__()
+            self.layer, self.is_seen = nn.Linear(8, 8), is_seen
+
+        def forward(self, x: torch.Tensor) -> Any:
+            x = x.transpose(1, 2)
+            if self.is_seen:
+                return self.layer(x)
+            with torch._C.DisableTorchFunction():
+                return self.layer(x)
+
+    seen = outcome(Net(True), (8, 8), batch=2)
+    MEMO.clear()
+    outcome(Net(False), (8, 8), batch=2)
+    assert outcome(Net(True), (8, 8), batch=2) == seen
+
+
+def test_what_was_patched_before_torchledger_was_imported_runs() -> None:
+    code = """
+import torch, torch.nn.functional as F
+from torch import nn
+{patch}
+from torchledger import analyze
+model = nn.Sequential(nn.Linear(8, 8))
+print([analyze(model, (8,), execute=execute).totals()["macs"] for execute in (False, False, True)])
+"""
+    patches = (
+        "old = nn.Linear.forward; nn.Linear.forward = lambda self, x: old(self, old(self, x))",
+        "old = F.linear; F.linear = lambda x, *rest: old(old(x, *rest), *rest)",
+        "old = nn.Sequential.forward; nn.Sequential.forward = lambda self, x: old(self, old(self, x))",
+    )
+    for patch in patches:
+        done = subprocess.run([sys.executable, "-c", code.format(patch=patch)], capture_output=True, text=True)
+        assert done.stdout.strip() == "[128, 128, 128]", done.stderr

@@ -695,3 +695,18 @@ def test_no_object_of_the_users_is_kept() -> None:
     assert len(MEMO.calls) >= 2
     assert not [part for key in MEMO.calls for part in parts(key) if isinstance(part, Number)]
     check(model, (4,))
+
+
+def test_writes_within_a_sequential_are_counted() -> None:
+    """Of a tensor that is made once the last layer has written to it."""
+    seen = []
+
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        out = net.leaf(x)
+        seen.append(out._version)
+        return out
+
+    model = Own(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.ReLU(inplace=True)), forward)
+    for _ in range(2):
+        analyze(model, (3, 4, 4))
+    assert seen == [model.leaf(torch.ones(1, 3, 4, 4))._version] * 2 == [2, 2]
