@@ -54,6 +54,7 @@ class Kind:
     can_replay: bool
     reshapes: bool  # changes the sizes of its argument
     writes: tuple[str, ...]  # the arguments that it writes to
+    only_writes: bool  # to lists of tensors, and returns nothing
     random: bool
     needs_values: bool  # what it returns hangs on more than the sizes of what it is given
     assumes: bool  # what it returns may be known or taken for granted whatever it is given, see known.py
@@ -105,6 +106,7 @@ def learn(func: Any) -> Kind:
         writes=tuple(
             a.name for a in arguments if (a.alias_info is not None and a.alias_info.is_write) or a.name in undeclared
         ),
+        only_writes=packet.startswith("_foreach_") and not func._schema.returns,
         random=torch.Tag.nondeterministic_seeded in func.tags,
         needs_values=not _VALUE_TAGS.isdisjoint(func.tags) or func._schema.name in _NEED_VALUES,
         assumes=packet in _ASSUMED or packet in FILLED_WITH,

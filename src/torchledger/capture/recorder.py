@@ -474,6 +474,8 @@ class Recorder(TorchDispatchMode):
             else:
                 self._guard(kind, args, kwargs)
             return func(*args, **kwargs) if self._paused else self._run(func, kind, args, kwargs, None)
+        if self._silent and kind.only_writes and self._changes_nothing(args):
+            return None
         tensors: list[torch.Tensor] = []
         storages: list[int] = []
         key: list[Any] = [func, torch.get_default_dtype()]
@@ -524,7 +526,9 @@ class Recorder(TorchDispatchMode):
         if self._memo.is_checked and not corrects(func, args):
             return self._check(template, func, kind, args, kwargs, known)
         returned = template.replay(tensors)
-        if kind.fills is not None:
+        if kind.fills is not None and self._silent and returned[0].dim():
+            pass  # an optimizer's new state, which the next step finds written to
+        elif kind.fills is not None:
             with contextlib.suppress(RuntimeError):  # a dtype that no kernel fills is not known
                 self.known.put_uniform(returned[0], kind.fills)
         elif kind.assumes or not self.known.storages.isdisjoint(storages):
@@ -534,6 +538,14 @@ class Recorder(TorchDispatchMode):
             if kind.chooses:
                 self._chose(func, kind, args, kwargs, tensors, returned)
         return returned[0] if template.container is None else template.container(returned)
+
+    def _changes_nothing(self, args: tuple[Any, ...]) -> bool:
+        """Whether what lists of tensors among `args` hold is neither there nor known: writing to it changes nothing."""
+        tensors = [item for value in args if type(value) in (list, tuple) for item in value]
+        tensors = [item for item in tensors if isinstance(item, torch.Tensor)]
+        if not all(tensor.is_meta and tensor.layout is torch.strided for tensor in tensors):
+            return False
+        return self.known.storages.isdisjoint(storages_of(tensors))
 
     def _is_own(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor lies on meta in a storage that this run has accounted for."""
