@@ -27,11 +27,18 @@ class Ledger:
         self.record = record
         self._rules = pricing.checked_rules(rules)
         self._priced: pricing.Priced = {}
-        self._is_captured = True  # and not read from a file
+        self._is_captured = True  # here, so that others may have its operations too
 
-    def __reduce__(self) -> tuple[type[Ledger], tuple[Record, dict[str, Any]]]:
+    def __reduce__(self) -> tuple[Callable[..., Ledger], tuple[Record, dict[str, Any]]]:
         """Return what pickle needs: a worker process may hand the ledger on."""
-        return type(self), (self.record, dict(self._rules))
+        return self._from_elsewhere, (self.record, dict(self._rules))
+
+    @classmethod
+    def _from_elsewhere(cls, record: Record, rules: Mapping[str, Any] | None = None) -> Ledger:
+        """Make a ledger of operations that no other one has: of a file, or of another process."""
+        ledger = cls(record, rules)
+        ledger._is_captured = False
+        return ledger
 
     def __repr__(self) -> str:
         record = self.record
@@ -102,7 +109,7 @@ class Ledger:
     @classmethod
     def from_json(cls, data: object, source: str = "the data") -> Ledger:
         """Build a ledger from what `to_json` gave. Raise UserError for anything else, or for a newer schema."""
-        return cls._read(Record.from_json(data, source))
+        return cls._from_elsewhere(Record.from_json(data, source))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the ledger as JSON, packed by gzip where `path` ends in .gz, such as net.json.gz.
@@ -158,13 +165,7 @@ class Ledger:
             text = content.decode("utf-8-sig")  # some editors begin a file with a mark
         except UnicodeDecodeError as error:
             raise UserError(f"{os.fspath(path)!r} is no ledger: it is not text ({error.reason})") from error
-        return cls._read(read_record(text, repr(os.fspath(path))))
-
-    @classmethod
-    def _read(cls, record: Record) -> Ledger:
-        ledger = cls(record)
-        ledger._is_captured = False
-        return ledger
+        return cls._from_elsewhere(read_record(text, repr(os.fspath(path))))
 
 
 def traced(ledger: Ledger, by: str, convention: str, device: str) -> tuple[axis.Axis, dict[str, object]]:

@@ -77,12 +77,10 @@ class _Sums:
 
     def cells(self, names: Iterable[str]) -> dict[str, Cell]:
         """Return the sums by name; None where every operation is outside the convention."""
-        amounts, states = self.amounts, self.states
-        if "unknown" in states:
-            return {name: AtLeast(amounts.get(name, 0)) for name in names}
-        # A row whose operations are priced but lack a quantity is outside what the convention counts.
-        missing = None if "excluded" in states or "priced" in states else 0
-        return {name: amounts.get(name, missing) for name in names}
+        states = self.states
+        is_counted = "excluded" in states or "priced" in states
+        state = State.UNKNOWN if "unknown" in states else State.PRICED if is_counted else State.FREE
+        return _cells_of(Price(state, self.amounts), names)
 
     def counts(self) -> dict[str, Cell]:
         found = self.states.get
@@ -96,10 +94,11 @@ class _Sums:
 
 
 def _cells_of(price: Price, names: Iterable[str]) -> dict[str, Cell]:
-    """Return the cells of one price, as `_Sums` has them."""
+    """Return the amounts of a price by name; None where they are outside the convention."""
     amounts = price.amounts
     if price.state is State.UNKNOWN:
         return {name: AtLeast(amounts.get(name, 0)) for name in names}
+    # What is priced but lacks a quantity is outside what the convention counts.
     missing = 0 if price.state is State.FREE else None
     return {name: amounts.get(name, missing) for name in names}
 

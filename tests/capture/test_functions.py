@@ -234,6 +234,28 @@ def test_under_transforms_and_with_gradients() -> None:
     check(forward)
 
 
+def test_forward_mode_gradients() -> None:
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        alone = x * 2
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, x + 1) * 2
+            tangent = torch.autograd.forward_ad.unpack_dual(dual).tangent
+            assert tangent is not None
+            return alone, tangent + 1
+
+    check(forward)
+
+
+def test_a_patched_method_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def operations() -> Any:
+        return analyze(Own(lambda net, x: F.softmax(x, -1)), (8, 8)).totals()["operations"]
+
+    assert operations() == operations() == 1
+    softmax = torch.Tensor.softmax
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda x, *rest: softmax(softmax(x, *rest), *rest))
+    assert operations() == operations() == 2
+
+
 def test_modes_that_forward_enters_see_all() -> None:
     class Names(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -331,14 +353,15 @@ def test_the_mode_that_checks_finds_a_wrong_memory(monkeypatch: pytest.MonkeyPat
 
 def test_every_rule_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """None of the calls that rules are there for takes a way through torch's dispatcher."""
-    seen: list[Any] = []
-    watched = functions.Functions._watched
+    answered: list[Any] = []
+    foreseen = functions.Functions._foreseen
 
-    def noted(self: Any, func: Any, *rest: Any) -> Any:
-        seen.append(func)
-        return watched(self, func, *rest)
+    def noted(self: Any, rule: Any, *rest: Any) -> Any:
+        did = foreseen(self, rule, *rest)
+        answered.extend([rule] if did is not None else [])
+        return did
 
-    monkeypatch.setattr(functions.Functions, "_watched", noted)
+    monkeypatch.setattr(functions.Functions, "_foreseen", noted)
     calls: dict[Any, Forward] = {
         torch.Tensor.add: lambda net, x: x.add(net.weight[None]),
         torch.add: lambda net, x: torch.add(x, net.weight[None]),
@@ -355,9 +378,9 @@ def test_every_rule_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert calls.keys() == functions.RULES.keys()
     for func, call in calls.items():
-        seen.clear()
+        answered.clear()
         analyze(Own(call), (8, 8))
-        assert func not in seen, func
+        assert answered == [functions.RULES[func]], func
 
 
 def test_pure_functions_are_functions() -> None:
@@ -466,7 +489,7 @@ def test_what_is_made_where_functions_are_not_seen_answers_nobody() -> None:
 
 def test_what_was_patched_before_torchledger_was_imported_runs() -> None:
     code = """
-import torch, torch.nn.functional as F
+import functools, torch, torch.nn.functional as F
 from torch import nn
 {patch}
 from torchledger import analyze
@@ -476,6 +499,7 @@ print([analyze(model, (8,), execute=execute).totals()["macs"] for execute in (Fa
     patches = (
         "old = nn.Linear.forward; nn.Linear.forward = lambda self, x: old(self, old(self, x))",
         "old = F.linear; F.linear = lambda x, *rest: old(old(x, *rest), *rest)",
+        "old = F.linear; F.linear = functools.partial(lambda x, *rest: old(old(x, *rest), *rest))",
         "old = nn.Sequential.forward; nn.Sequential.forward = lambda self, x: old(self, old(self, x))",
     )
     for patch in patches:

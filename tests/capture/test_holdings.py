@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import gc
 import logging
 import os
@@ -355,6 +356,21 @@ def test_an_interrupt_waits_while_a_run_is_set_up_or_ends(
     with pytest.raises(KeyboardInterrupt):
         analyze(model, (4,))
     assert state() == before
+
+
+def test_an_interrupt_that_somebody_swallows_is_not_the_last(hearing: None) -> None:
+    def forward(held: Any, x: torch.Tensor) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        held.append(1)
+        signal.raise_signal(signal.SIGINT)
+        held.append(2)
+
+    seen: list[int] = []
+    model = Held(seen, lambda _, x: forward(seen, x))
+    with pytest.raises(KeyboardInterrupt):
+        analyze(model, (2,))
+    assert 2 not in seen
 
 
 def test_interrupts_at_any_moment(hearing: None) -> None:

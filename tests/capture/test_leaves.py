@@ -478,7 +478,6 @@ DIFFERENT: dict[type[nn.Module], tuple[Callable[[], nn.Module], tuple[int, ...],
     nn.AdaptiveAvgPool2d: (lambda: nn.AdaptiveAvgPool2d(3), (4, 9, 9), {"output_size": (3, 2)}),
 }
 # What changes nothing that is booked in eval mode.
-UNSEEN = {"track_running_stats", "inplace of Dropout"}
 
 
 class Both(nn.Module):
@@ -710,3 +709,12 @@ def test_writes_within_a_sequential_are_counted() -> None:
     for _ in range(2):
         analyze(model, (3, 4, 4))
     assert seen == [model.leaf(torch.ones(1, 3, 4, 4))._version] * 2 == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["__call__", "_call_impl"])
+def test_a_class_that_is_called_otherwise(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a Sequential as outside of one."""
+    model = nn.Sequential(nn.Linear(8, 8))
+    assert macs(model, (8,)) == 64
+    monkeypatch.setattr(nn.Linear, name, lambda self, x: nn.Linear.forward(self, nn.Linear.forward(self, x)))
+    assert macs(model, (8,)) == macs(model, (8,)) == 128

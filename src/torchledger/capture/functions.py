@@ -19,30 +19,12 @@ from torchledger.capture.operations import sharing
 from torchledger.capture.recorder import META, Recorder
 from torchledger.capture.scopes import Scopes
 from torchledger.capture.shapes import Memo, Outline, Output, classify
-from torchledger.capture.surroundings import Surroundings, is_of_torch
+from torchledger.capture.surroundings import PURE_NAMES, Surroundings, is_of_torch, own_of
 from torchledger.inputs import mapped
 from torchledger.record import Allocation, Entry, Operation
 
-# They draw nothing, read no values, and write to nothing but their first argument.
-_OF_TENSORS = """
-    add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ __isub__ mul mul_ __mul__ __rmul__ __imul__ div div_
-    __truediv__ __rtruediv__ __itruediv__ pow __pow__ neg __neg__ rsqrt sqrt exp sigmoid tanh relu relu_ softmax clamp
-    matmul __matmul__ __rmatmul__ bmm mean sum view reshape permute transpose t flatten unflatten unsqueeze squeeze
-    expand contiguous chunk split roll masked_fill float __getitem__
-"""
-_OF_TORCH = """
-    add sub mul div pow neg rsqrt sqrt exp sigmoid tanh relu relu_ softmax clamp matmul bmm baddbmm addmm mean sum
-    reshape permute transpose t flatten unsqueeze squeeze chunk split roll cat stack layer_norm
-"""
-_OF_NN = """
-    linear layer_norm group_norm relu relu6 gelu silu hardswish hardsigmoid hardtanh leaky_relu elu softmax pad conv1d
-    conv2d conv3d max_pool2d avg_pool2d adaptive_avg_pool2d scaled_dot_product_attention multi_head_attention_forward
-"""
 PURE = frozenset(
-    getattr(home, name)
-    for home, names in ((torch.Tensor, _OF_TENSORS), (torch, _OF_TORCH), (F, _OF_NN))
-    for name in names.split()
-    if hasattr(home, name) and is_of_torch(getattr(home, name))  # and not what somebody put in its place
+    function for home, names in PURE_NAMES.items() for function in own_of(home, names) if is_of_torch(function)
 )
 _TENSORS = frozenset({torch.Tensor, nn.Parameter})
 _PLAIN = frozenset({int, float, bool, str, type(None), EllipsisType, torch.dtype, torch.memory_format})

@@ -369,7 +369,7 @@ def _is_plain_state(state: Any) -> bool:
 
 
 def _references() -> int:
-    """Return how many references `_take_down_module` counts to a dict that a module alone holds."""
+    """Return how many references `take_down` counts to a dict that a module alone holds."""
 
     module = nn.Module()
     values = (*module.__dict__.values(),)

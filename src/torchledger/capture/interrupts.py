@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
-
-_INTERRUPT = int(signal.SIGINT)
-# Without making enumerations of numbers, which takes longer than all else here.
-_handler: Callable[[int], Any] = inspect.unwrap(signal.getsignal)
-_handle: Callable[[int, Any], Any] = inspect.unwrap(signal.signal)
 
 
 class Interrupts:
@@ -24,29 +18,31 @@ class Interrupts:
         self._is_open = False
         self.is_waiting = False  # one is held back
 
-    @contextlib.contextmanager
-    def let_through(self) -> Iterator[None]:
-        """Let an interrupt end the block, also one that has been held back before."""
+    def let_through(self) -> Interrupts:
+        """Return a context that an interrupt may end, also one that has been held back before."""
+        return self
+
+    def __enter__(self) -> None:
         self._is_open = True
-        try:
-            if self.is_waiting:
-                self.is_waiting = False
+        if self.is_waiting:
+            self.is_waiting = False
+            try:
                 signal.raise_signal(signal.SIGINT)
-            yield
-        finally:
-            self._is_open = False
+            except BaseException:
+                self._is_open = False  # the block does not begin
+                raise
+
+    def __exit__(self, *_: object) -> None:
+        self._is_open = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Take an interrupt."""
         if not self._is_open:
             self.is_waiting = True
-            return
-        self._is_open = False  # what it ends is put back without another one
-        if callable(self._before):
+        elif callable(self._before):
             self._before(number, frame)
-            self._is_open = True  # it did not end the block
         else:  # the process goes
-            _handle(_INTERRUPT, self._before)
+            signal.signal(signal.SIGINT, self._before)
             signal.raise_signal(signal.SIGINT)
 
 
@@ -56,15 +52,15 @@ def uninterrupted() -> Iterator[Interrupts]:
 
     Only the main thread gets interrupts; in others, and where they are ignored, this does nothing.
     """
-    before = _handler(_INTERRUPT) if threading.current_thread() is threading.main_thread() else None
+    before = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
     interrupts = Interrupts(before)
-    if before is None or before == signal.SIG_IGN:
+    if before is None or before is signal.SIG_IGN:
         yield interrupts
         return
-    _handle(_INTERRUPT, interrupts.handle)
+    signal.signal(signal.SIGINT, interrupts.handle)
     try:
         yield interrupts
     finally:
-        _handle(_INTERRUPT, before)
+        signal.signal(signal.SIGINT, before)
         if interrupts.is_waiting:
             signal.raise_signal(signal.SIGINT)

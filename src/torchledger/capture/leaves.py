@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import module as torch_module
 
@@ -86,30 +85,13 @@ _KINDS = {
 _OWN_METHODS = [
     (kind, name, getattr(kind, name)) for kind in _ATTRIBUTES for name in ("forward", *_METHODS.get(kind, ()))
 ]
-_OF_NN = """
-    batch_norm conv1d conv2d conv3d dropout elu gelu group_norm hardsigmoid hardswish layer_norm leaky_relu linear
-    max_pool2d avg_pool2d adaptive_avg_pool2d mish relu relu6 hardtanh silu softmax multi_head_attention_forward
-    scaled_dot_product_attention pad _in_projection _in_projection_packed
-"""
-_OF_TORCH = """
-    adaptive_avg_pool1d baddbmm batch_norm bmm cat conv2d flatten group_norm layer_norm relu relu_ sigmoid tanh
-"""
-# A namespace, what takes functions out of it, and these as they are now.
-_FUNCTIONS = [
-    (vars(home), take := operator.itemgetter(*names.split()), take(vars(home)))
-    for home, names in ((F, _OF_NN), (torch, _OF_TORCH))
-]
-# Whether all that was so when this was imported.
-_WAS_UNPATCHED = all(
-    map(is_of_torch, (*(method for *_, method in _OWN_METHODS), *(one for *_, own in _FUNCTIONS for one in own)))
-)
 _TENSORS = (torch.Tensor, nn.Parameter)
 _MODULE: Any = nn.Module
 _CALL, _OUTER_CALL = _MODULE._call_impl, _MODULE.__call__
 _is_closed = torch._C._is_torch_function_all_disabled  # the front door
 _IN_TURN: Any = nn.Sequential.forward
 _ONE_BY_ONE: Any = nn.Sequential.__iter__
-_WAS_UNPATCHED = _WAS_UNPATCHED and all(map(is_of_torch, (_CALL, _OUTER_CALL, _IN_TURN, _ONE_BY_ONE)))
+_WAS_UNPATCHED = all(map(is_of_torch, (_CALL, _OUTER_CALL, _IN_TURN, _ONE_BY_ONE, *(own for *_, own in _OWN_METHODS))))
 
 
 class Done(NamedTuple):
@@ -241,6 +223,9 @@ class Leaves:
 
     def _passes(self, module: nn.Module, flow: Flow) -> bool:
         """Book what a layer makes of what flows, where that can be told; return whether."""
+        cls: Any = type(module)
+        if cls.__call__ is not _OUTER_CALL or cls._call_impl is not _MODULE._call_impl:
+            return False
         held = self._held_by(module)
         done = None if held is None else self._known(module, held, flow.layout)
         if held is None or done is None:
@@ -305,7 +290,7 @@ class Leaves:
                 key: tuple[Any, ...] = (cls, values, (*map(type, values),), layouts, parameters.trains)
                 return None if statistics else (key, values, layouts, (), parameters.places)
             if type(buffers) is Waiting and buffers.make is not None and buffers.names == statistics:
-                key = (cls, values, (*map(type, values),), layouts, parameters.trains, buffers.layouts)
+                key = (cls, values, (*map(type, values),), layouts, parameters.trains, buffers.layouts, buffers.trains)
                 return key, values, layouts + buffers.layouts, (), parameters.places
         if (*parameters,) != weights or (*buffers,) != statistics:
             return None
@@ -520,14 +505,7 @@ def _is_sequential(module: nn.Module) -> bool:
 
 
 def _is_unpatched() -> bool:
-    """Whether the classes and functions at work are torch's own: somebody may have put others in their place."""
-    if not _WAS_UNPATCHED:
-        return False
-    if _MODULE._call_impl is not _CALL or _MODULE.__call__ is not _OUTER_CALL:
-        return False
-    try:
-        if any(False in map(operator.is_, take(space), own) for space, take, own in _FUNCTIONS):
-            return False
-    except KeyError:
+    """Whether the classes at work are torch's own: somebody may have put other methods in their place."""
+    if not _WAS_UNPATCHED or _MODULE._call_impl is not _CALL or _MODULE.__call__ is not _OUTER_CALL:
         return False
     return all(getattr(kind, name) is method for kind, name, method in _OWN_METHODS)

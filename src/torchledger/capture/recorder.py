@@ -113,6 +113,10 @@ class _Life(weakref.ref[torch.UntypedStorage]):
     storage: int
 
 
+def _leave(life: _Life) -> None:
+    """Take no note of a storage's death: the run is over."""
+
+
 class Recorder(TorchDispatchMode):
     """Book every operation of one run into `record`.
 
@@ -147,7 +151,7 @@ class Recorder(TorchDispatchMode):
         self._paused = False
         self.places: dict[Any, int] = {}  # id of an operation (held there), or its key -> place in record.operations
         self._lives: dict[int, _Life] = {}  # by address: the storages alive that are accounted for
-        self._on_death = self._died  # bound once
+        self._on_death: Callable[[_Life], None] = self._died  # bound once
         self._protected: set[int] = set()  # those that a real run must set aside before it writes to them
         self.saw_foreign = False  # a tensor that no operation seen here made
         self.known = Known()
@@ -317,7 +321,7 @@ class Recorder(TorchDispatchMode):
     def close(self) -> None:
         """Stop listening to storages: what is alive now outlived the run."""
         self._lives.clear()
-        del self._on_death  # it leads back here
+        self._on_death = _leave  # the other one leads back here
 
     @contextmanager
     def aside(self) -> Iterator[Record]:
