@@ -477,7 +477,6 @@ DIFFERENT: dict[type[nn.Module], tuple[Callable[[], nn.Module], tuple[int, ...],
     ),
     nn.AdaptiveAvgPool2d: (lambda: nn.AdaptiveAvgPool2d(3), (4, 9, 9), {"output_size": (3, 2)}),
 }
-# What changes nothing that is booked in eval mode.
 
 
 class Both(nn.Module):

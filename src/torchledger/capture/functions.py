@@ -190,7 +190,8 @@ class Functions:
         for operation in operations:
             place = places.get(id(operation))
             entries.append(Entry(recorder.place_of(operation) if place is None else place, call))
-        recorder.routes.touched.update([storages[place] for place in takes])
+        taken = storages if len(takes) == len(storages) else [storages[place] for place in takes]
+        recorder.routes.touched.update(taken)
         if writes:
             wanted = [(tensors[place], tensors[place]._version + times) for place, times in writes]
             for tensor, version in wanted:  # views of one tensor share a count

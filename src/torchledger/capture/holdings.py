@@ -35,9 +35,8 @@ _EMPTIES = frozenset({dict, OrderedDict, set})
 _COUNT = len(_NAMES)
 # These take what is there out of the values of a module's dict.
 _inner_of = operator.itemgetter(*map(_NAMES.index, _INNER))
-_hooks_of = operator.itemgetter(
-    *(place for place, name in enumerate(_NAMES) if type(_NEW[name]) in _EMPTIES and name not in _INNER)
-)
+_HOOKS = [place for place, name in enumerate(_NAMES) if type(_NEW[name]) in _EMPTIES and name not in _INNER]
+_hooks_of = operator.itemgetter(slice(_HOOKS[0], _HOOKS[-1] + 1))  # and a flag among them, which is unset without any
 # Objects of these packages lead out of the model, to what the whole process shares.
 _FOREIGN = frozenset(
     "logging threading _thread io _io multiprocessing concurrent asyncio socket queue weakref _weakref".split()

@@ -141,6 +141,7 @@ class Leaves:
         self._memo = memo
         self._calls: dict[Any, Done] = memo.calls
         self._answers = False
+        self._called_as_usual: set[type] = set()  # classes that have no way of their own to be called
         self._around = around
         self._is_patching = not recorder.is_real and _is_unpatched()
 
@@ -224,8 +225,10 @@ class Leaves:
     def _passes(self, module: nn.Module, flow: Flow) -> bool:
         """Book what a layer makes of what flows, where that can be told; return whether."""
         cls: Any = type(module)
-        if cls.__call__ is not _OUTER_CALL or cls._call_impl is not _MODULE._call_impl:
-            return False
+        if cls not in self._called_as_usual:
+            if cls.__call__ is not _OUTER_CALL or cls._call_impl is not _MODULE._call_impl:
+                return False
+            self._called_as_usual.add(cls)
         held = self._held_by(module)
         done = None if held is None else self._known(module, held, flow.layout)
         if held is None or done is None:
