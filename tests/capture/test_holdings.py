@@ -5,12 +5,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import gc
+import importlib
 import logging
 import os
 import random
 import signal
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -419,3 +421,16 @@ def test_nothing_of_the_model_waits_for_the_collector(training: bool, execute: b
         assert ledger.totals()["params"] and not [thing() for thing in held if thing() is not None]
     finally:
         gc.enable()
+
+
+def test_what_was_set_up_is_put_back_where_the_rest_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**_: Any) -> None:
+        raise RuntimeError("no filter")
+
+    importlib.import_module("torch._dynamo")  # brings filters of its own
+    filters = list(warnings.filters)
+    monkeypatch.setattr(capturing, "_COMPILE", ("torch",))  # as where the compiler is there
+    monkeypatch.setattr(warnings, "filterwarnings", lambda *_, **options: fails(**options))
+    with pytest.raises(RuntimeError, match="no filter"):
+        analyze(nn.Linear(4, 4), (4,))
+    assert torch._dynamo.eval_frame._stance.stance == "default" and warnings.filters == filters

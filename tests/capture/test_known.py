@@ -321,3 +321,28 @@ def test_what_is_alike_everywhere_is_followed_at_any_size() -> None:
     assert large.assumptions == [known.FINITE]
     large = analyze(Net(lambda net, x: net.fc(x[: torch.full((1 << 24,), 2)[-1]])), (4,), batch=3, execute=False)
     assert large.totals()["macs"] == 2 * 4 * 4
+
+
+def test_zero_keeps_its_sign() -> None:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        signs = [bool(torch.full((3,), value).signbit().all().item()) for value in (0.0, -0.0, 0.0)]
+        assert signs == [False, True, False]
+        return x + 1
+
+    model = nn.Module()
+    model.forward = forward  # type: ignore[method-assign]
+    assert analyze(model, (4,), execute=False).assumptions == []
+
+
+def test_a_number_is_written_into_a_part_under_a_transform() -> None:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        def loss(y: torch.Tensor) -> torch.Tensor:
+            z = y * 2
+            z[0] = 2.0
+            return z.sum()
+
+        return torch.func.grad(loss)(x)
+
+    model = nn.Module()
+    model.forward = forward  # type: ignore[method-assign]
+    assert not analyze(model, (4,), execute=False).unknown

@@ -370,3 +370,24 @@ def test_every_network_adds_up_at_every_moment(name: str, training: bool) -> Non
     scratch = report.timeline.get("kernel scratch", [0] * report.moments)
     parts = [sum(sizes) for sizes in zip(*report.timeline.values(), strict=True)]
     assert parts == report.live == [one + own for one, own in zip(expected, scratch, strict=True)]
+
+
+def test_what_autograd_saves_in_mid_forward_is_let_go() -> None:
+    """Each result is detached, so that two maps and the weights are alive at most, as in a real run."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.enable_grad():
+                for _ in range(6):
+                    x = torch.relu(self.conv(x)).detach()
+            return x
+
+    peaks = [
+        analyze(Net(), (3, 64, 64), execute=execute).memory(device="cpu").peak_bytes for execute in (False, False, True)
+    ]
+    # Four maps of 3 x 64 x 64 (the input, that of the turn, and what the turn makes), 81 weights and 3 biases.
+    assert peaks == [4 * (4 * 3 * 64 * 64 + 81 + 3)] * 3

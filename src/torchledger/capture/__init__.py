@@ -233,30 +233,30 @@ def put_back() -> Iterator[None]:
     """
     steps: list[Callable[[], object]] = []  # the last one first
     later = steps.append
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
-    later(functools.partial(random.setstate, random.getstate()))
-    numpy_random: Any = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        later(functools.partial(numpy_random.set_state, numpy_random.get_state()))
-    if cuda is not None:
-        later(functools.partial(torch.cuda.set_rng_state_all, cuda))
-    later(functools.partial(torch.set_rng_state, torch.get_rng_state()))
-    later(functools.partial(_put_switches_back, _switches()))
-    later(functools.partial(_put_hooks_back, [*map(dict, _GLOBAL_HOOKS)]))
-    if any(name in sys.modules for name in _COMPILE):
-        # What is compiled runs as it was written, and is not compiled anew.
-        stance = torch.compiler.set_stance("force_eager")
-        stance.__enter__()
-        later(functools.partial(stance.__exit__, None, None, None))
-        quiet = warnings.catch_warnings()
-        quiet.__enter__()
-        later(functools.partial(quiet.__exit__, None, None, None))
-        warnings.filterwarnings("ignore", message=".*global hooks on modules")  # the hooks are the capture's own
-    else:  # the same where forward is the first to import it, which takes a second: not for nothing
-        later(functools.partial(_set_environment, _NO_COMPILER, os.environ.get(_NO_COMPILER)))
-        os.environ[_NO_COMPILER] = "1"
-    torch.backends.mha.set_fastpath_enabled(False)  # it runs attention as one kernel that no mode can see into
-    try:
+    try:  # what is set up is put back also where the rest of it fails
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+        later(functools.partial(random.setstate, random.getstate()))
+        numpy_random: Any = sys.modules.get("numpy.random")
+        if numpy_random is not None:
+            later(functools.partial(numpy_random.set_state, numpy_random.get_state()))
+        if cuda is not None:
+            later(functools.partial(torch.cuda.set_rng_state_all, cuda))
+        later(functools.partial(torch.set_rng_state, torch.get_rng_state()))
+        later(functools.partial(_put_switches_back, _switches()))
+        later(functools.partial(_put_hooks_back, [*map(dict, _GLOBAL_HOOKS)]))
+        if any(name in sys.modules for name in _COMPILE):
+            # What is compiled runs as it was written, and is not compiled anew.
+            stance = torch.compiler.set_stance("force_eager")
+            stance.__enter__()
+            later(functools.partial(stance.__exit__, None, None, None))
+            quiet = warnings.catch_warnings()
+            quiet.__enter__()
+            later(functools.partial(quiet.__exit__, None, None, None))
+            warnings.filterwarnings("ignore", message=".*global hooks on modules")  # the hooks are the capture's own
+        else:  # the same where forward is the first to import it, which takes a second: not for nothing
+            later(functools.partial(_set_environment, _NO_COMPILER, os.environ.get(_NO_COMPILER)))
+            os.environ[_NO_COMPILER] = "1"
+        torch.backends.mha.set_fastpath_enabled(False)  # it runs attention as one kernel that no mode can see into
         yield
     finally:
         errors: list[Exception] = []

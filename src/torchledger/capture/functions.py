@@ -29,8 +29,6 @@ PURE = frozenset(
 _TENSORS = frozenset({torch.Tensor, nn.Parameter})
 _PLAIN = frozenset({int, float, bool, str, type(None), EllipsisType, torch.dtype, torch.memory_format})
 Run = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]  # runs a function as it is written
-
-
 aten = torch.ops.aten
 Asked = tuple[Any, list[Any]]  # an overload, and its arguments
 Rule = Callable[..., Asked | None]  # a function's arguments, outlines for tensors -> what it comes to

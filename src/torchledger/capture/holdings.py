@@ -342,7 +342,8 @@ class Swapped:
             self._keep_hooks(tensor, stand)
         if isinstance(self._stand_ins, Twins):
             self._stand_ins.looked_at.append(self._keep_hooks)
-        stands = self._stand_ins.wait([state for _, _, state in self._waiting]) if self._may_wait else ()  # type: ignore[union-attr]
+        states = [state for _, _, state in self._waiting]
+        stands = self._stand_ins.wait(states) if isinstance(self._stand_ins, Twins) else []
         for (attributes, name, state), waiting in zip(self._waiting, stands, strict=True):
             if waiting is not None:
                 attributes[name] = waiting  # the module's own dict stays as it is
@@ -369,7 +370,6 @@ def _is_plain_state(state: Any) -> bool:
 
 def _references() -> int:
     """Return how many references `take_down` counts to a dict that a module alone holds."""
-
     module = nn.Module()
     values = (*module.__dict__.values(),)
     parameters, _, _ = _inner_of(values)
