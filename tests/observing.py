@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from typing import Any
 
@@ -27,10 +26,9 @@ def operations(record: Record) -> list[Any]:
         operation = record.operations[entry.operation]
         path = record.modules[record.calls[entry.call].module].path
         outputs, inputs = BY_PRODUCTS.get(operation.name, (None, None))
-        shown = dataclasses.replace(
-            operation,
+        shown = operation._replace(
             inputs=tuple(_laid(info) for info in operation.inputs[:inputs]),
-            outputs=tuple(dataclasses.replace(o, tensor=_laid(o.tensor)) for o in operation.outputs[:outputs]),
+            outputs=tuple(o._replace(tensor=_laid(o.tensor)) for o in operation.outputs[:outputs]),
         )
         found.append((entry.phase, path, shown))
     return found

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import math
+import pickle
 import time
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -20,6 +23,7 @@ from torchledger.record import (
     SCHEMA,
     Allocation,
     Entry,
+    HeldByModule,
     Measured,
     Measurement,
     ModuleCall,
@@ -29,6 +33,7 @@ from torchledger.record import (
     ParameterInfo,
     Phase,
     Record,
+    State,
     StorageKind,
     TensorInfo,
     TensorRef,
@@ -472,3 +477,77 @@ def test_sums_of_the_largest_sizes_still_print() -> None:
     ledger = Ledger.from_json(data)
     assert ledger.totals()["macs"] == 2**63 * 2**31, "rows of mat1 by columns of mat2, each 2^31 long"
     assert "total" in ledger.by_layer().to_text(80)
+
+
+# ---- parameters and buffers
+
+
+def held(module: str, *names: str, trains: bool = True) -> HeldByModule:
+    count = len(names)
+    shapes = tuple(torch.Size((place + 2, 3)) for place in range(count))
+    return HeldByModule(module, names, shapes, ("float32",) * count, (trains,) * count)
+
+
+def test_rows_are_written_out_in_order_when_asked_for() -> None:
+    first, last = ParameterInfo("w", "", (4,), "int64", False), ParameterInfo("tied", "b", (3, 3), "int64", True, "w")
+    expected = [
+        first,
+        ParameterInfo("a.weight", "a", (2, 3), "float32", True),
+        ParameterInfo("a.bias", "a", (3, 3), "float32", True),
+        ParameterInfo("scale", "", (2, 3), "float32", False),
+        last,
+    ]
+
+    def state() -> State:
+        made = State([first])
+        made.hold([held("a", "weight", "bias"), held("", "scale", trains=False)])
+        made.append(last)
+        return made
+
+    assert len(state()) == 5
+    assert list(state()) == expected
+    assert state() == expected == list(copy.deepcopy(state())) == pickle.loads(pickle.dumps(state()))
+    assert state() != expected[:-1]
+    other = copy.copy(made := state())
+    other.append(last)
+    assert len(made) == len(list(made)) == 5 and b"torch" not in pickle.dumps(made).replace(b"torchledger", b"")
+    assert state()[1:3] == expected[1:3]
+    assert state()[-1] == last
+    assert type(state()[1].shape) is tuple  # and no class of torch's
+    written = state()
+    assert repr(written) == repr(expected)
+    for made in (state(), written):
+        sums: dict[str, list[int]] = {}
+        for module, elements, trained, _ in made.sizes():
+            before = sums.setdefault(module, [0, 0])
+            sums[module] = [before[0] + elements, before[1] + trained]
+        assert sums == {"": [4 + 6, 0], "a": [6 + 9, 6 + 9], "b": [9, 9]}
+    written.hold([held("c", "weight")])
+    assert [row.path for row in written] == ["w", "a.weight", "a.bias", "scale", "tied", "c.weight"]
+    written.clear()
+    assert not written and list(written) == []
+
+
+def test_one_module_may_hold_what_trains_and_what_does_not() -> None:
+    state = State()
+    state.hold([HeldByModule("a", ("x", "y"), ((2,), (5,)), ("float32",) * 2, (False, True))])
+    assert list(state.sizes()) == [("a", 7, 5, None)]
+
+
+def test_nobody_has_rows_written_out_who_looks_at_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = analyze(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), (4,))
+    monkeypatch.setattr(HeldByModule, "rows", None)
+    assert ledger.by_layer().total["params"] == 15 + 6
+    with pytest.raises(TypeError):
+        list(ledger.record.parameters)
+
+
+def test_tensors_of_a_record() -> None:
+    tensor = TensorInfo((2, 3), (0, 1), "float32")
+    assert (tensor.elements, tensor.distinct_elements) == (6, 3)
+    assert pickle.loads(pickle.dumps(tensor)) == copy.deepcopy(tensor) == tensor
+    assert tensor != TensorInfo((2, 3), (3, 1), "float32")
+    assert repr(tensor) == "TensorInfo(shape=(2, 3), stride=(0, 1), dtype='float32')"
+    with pytest.raises(AttributeError):
+        tensor.shape = (1,)  # type: ignore[misc]
+    assert dataclasses.replace(tensor, shape=(5, 3)).elements == 15

@@ -78,7 +78,7 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
             if captured.error is not None:
                 raise _failed(captured.record.error, captured.record) from captured.error
             copies = Copies(aside)
-            with ready(modules, copies, mode, [given, keywords]) as inner, inner.let_through():
+            with ready(modules, copies, mode, [given, keywords]) as (_, interrupts), interrupts.let_through():
                 given, keywords = mapped((given, keywords), copies.of)
                 synchronize()
                 before = time.perf_counter()

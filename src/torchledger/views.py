@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -67,7 +66,7 @@ class _Sums:
         self.operations = len(prices)
         self.amounts: dict[str, int] = {}
         self.states: dict[str, int] = {}
-        distinct = {id(price): price for price in prices}
+        distinct = dict(zip(map(id, prices), prices, strict=True))
         calls = Counter(map(id, prices)) if len(distinct) > 1 else dict.fromkeys(distinct, len(prices))
         for key, times in calls.items():
             price = distinct[key]
@@ -167,16 +166,14 @@ class _Parameters:
         self.total = self.trainable = 0
         self.by_module: dict[str, int] = {}
         self.shared: dict[str, str] = {}  # by module: the path of a parameter that another module owns
-        for _, module, shape, _, trainable, shared_with in record.parameters:
+        for module, elements, trained, shared_with in record.parameters.sizes():
             if shared_with is not None:
                 self.shared.setdefault(module, shared_with)
                 continue
-            elements = math.prod(shape)
             self.total += elements
-            if trainable:
-                self.trainable += elements
+            self.trainable += trained
             self.by_module[module] = self.by_module.get(module, 0) + elements
-        self.buffers = sum(buffer.elements for buffer in record.buffers if buffer.shared_with is None)
+        self.buffers = sum([elements for _, elements, _, shared_with in record.buffers.sizes() if shared_with is None])
 
 
 Prices = list[Price | None]  # of each entry; None: it is of another phase than the one asked for
@@ -379,39 +376,36 @@ def by_layer(record: Record, convention: Convention, phase: str | None = None) -
     parameters = _Parameters(record)
     rows = _layer_rows(record, convention, priced, parameters)
     if convention.leaves_only:
-        columns, cells = [_MODULE, _INPUT_SHAPE, _OUTPUT_SHAPE, _PARAMS], _cells_of_leaf
+        columns, fill = [_MODULE, _INPUT_SHAPE, _OUTPUT_SHAPE, _PARAMS], _fill_leaf
     else:
-        columns, cells = [_MODULE, _KIND, _CALLS, _INPUT_SHAPE, _OUTPUT_SHAPE, _PARAMS], _cells_of_layer
-    return _table(record, convention, priced, parameters, "by layer", rows, columns, cells, phase)
+        columns, fill = [_MODULE, _KIND, _CALLS, _INPUT_SHAPE, _OUTPUT_SHAPE, _PARAMS], _fill_layer
+    return _table(record, convention, priced, parameters, "by layer", rows, columns, fill, phase)
 
 
 Cells = dict[str, Cell]
 
 
-def _cells_of_layer(row: _Row, by_price: Cells) -> Cells:
-    return {
-        "module": row.module,
-        "kind": row.kind,
-        "calls": row.calls,
-        "input_shape": _shapes(row.inputs),
-        "output_shape": _shapes(row.outputs),
-        "params": row.params,
-        **by_price,
-    }
+def _fill_layer(row: _Row, cells: Cells) -> None:
+    cells["module"] = row.module
+    cells["kind"] = row.kind
+    cells["calls"] = row.calls
+    cells["input_shape"] = _shapes(row.inputs)
+    cells["output_shape"] = _shapes(row.outputs)
+    cells["params"] = row.params
 
 
-def _cells_of_leaf(row: _Row, by_price: Cells) -> Cells:
+def _fill_leaf(row: _Row, cells: Cells) -> None:
     """As torchstat has them: the first shape, without the batch."""
     inputs, outputs = ("x".join(map(str, shapes[0][1:])) if shapes else "" for shapes in (row.inputs, row.outputs))
-    return {"module": row.module, "input_shape": inputs, "output_shape": outputs, "params": row.params, **by_price}
+    cells |= {"module": row.module, "input_shape": inputs, "output_shape": outputs, "params": row.params}
 
 
-def _cells_of_module(row: _Row, by_price: Cells) -> Cells:
-    return {"module": row.module, "kind": row.kind, "params": row.params, **by_price}
+def _fill_module(row: _Row, cells: Cells) -> None:
+    cells |= {"module": row.module, "kind": row.kind, "params": row.params}
 
 
-def _cells_of_operation(row: _Row, by_price: Cells) -> Cells:
-    return {"operation": row.kind, "calls": row.calls, **by_price}
+def _fill_operation(row: _Row, cells: Cells) -> None:
+    cells |= {"operation": row.kind, "calls": row.calls}
 
 
 def by_operation(record: Record, convention: Convention, phase: str | None = None) -> Table:
@@ -430,8 +424,8 @@ def by_operation(record: Record, convention: Convention, phase: str | None = Non
     weight = [quantity.name for quantity in convention.quantities]
     sums = {name: _Sums(row.prices).amounts for name, row in rows.items()}
     ordered = sorted(rows.values(), key=lambda row: [-sums[row.kind].get(name, 0) for name in weight])
-    columns, cells = [_OPERATION, Column("calls", "calls", weight=50)], _cells_of_operation
-    return _table(record, convention, priced, _Parameters(record), "by operation", ordered, columns, cells, phase)
+    columns, fill = [_OPERATION, Column("calls", "calls", weight=50)], _fill_operation
+    return _table(record, convention, priced, _Parameters(record), "by operation", ordered, columns, fill, phase)
 
 
 def by_module(record: Record, convention: Convention, depth: int = 1, phase: str | None = None) -> Table:
@@ -451,7 +445,7 @@ def by_module(record: Record, convention: Convention, depth: int = 1, phase: str
             row.join(layer)
     view, columns = f"by module to depth {depth}", [_MODULE, _KIND, _PARAMS]
     found = list(rows.values())
-    return _table(record, convention, priced, parameters, view, found, columns, _cells_of_module, phase)
+    return _table(record, convention, priced, parameters, view, found, columns, _fill_module, phase)
 
 
 def _table(
@@ -462,11 +456,11 @@ def _table(
     view: str,
     rows: list[_Row],
     columns: list[Column],
-    cells: Callable[[_Row, Cells], Cells],
+    fill: Callable[[_Row, Cells], None],
     phase: str | None,
 ) -> Table:
-    """Return the table of `rows`, whose first `columns` hold what `cells` gives."""
-    given, by_kind, has_counts = len(columns), columns[0] is _OPERATION, not convention.leaves_only
+    """Return the table of `rows`, whose first `columns` hold what `fill` puts there."""
+    by_kind, has_counts = columns[0] is _OPERATION, not convention.leaves_only
     has_note = has_counts and not by_kind
     of_calls = () if by_kind else tuple(convention.of_calls)
     columns = columns + [Column(q.name, q.title, q.unit, weight=30) for q in of_calls]
@@ -485,7 +479,7 @@ def _table(
         columns.append(_NOTE)
     all_seconds = sum(row.seconds for row in rows)
     quantities = [quantity.name for quantity in convention.quantities]
-    blank: Cells = {column.name: "" if column.text else None for column in columns[given:]}
+    blank: Cells = {column.name: "" if column.text else None for column in columns}
     nothing = blank | (_Sums([]).counts() if has_counts else {})
     # By the prices in a row, which many have the same of: the cells that follow from them, and whether all are free.
     known: dict[int | tuple[int, ...], tuple[Cells, bool]] = {}
@@ -508,7 +502,8 @@ def _table(
             found = known[key] = {**blank, **cells_of, **counts}, is_free
         by_price, is_free = found
         has_run = row.ran or bool(prices)
-        values = cells(row, by_price if has_run and not row.is_outside else nothing)
+        values = (by_price if has_run and not row.is_outside else nothing).copy()
+        fill(row, values)
         if of_calls and has_run:
             for quantity in of_calls:
                 values[quantity.name] = (row.of_calls or {}).get(quantity.name, 0.0)

@@ -32,6 +32,7 @@ from torchledger.capture import holdings, modes
 from torchledger.capture.interrupts import uninterrupted
 from torchledger.capture.leaves import Leaves
 from torchledger.capture.scopes import Scopes
+from torchledger.capture.twins import Twins
 
 
 class Held(nn.Module):
@@ -434,3 +435,208 @@ def test_what_was_set_up_is_put_back_where_the_rest_fails(monkeypatch: pytest.Mo
     with pytest.raises(RuntimeError, match="no filter"):
         analyze(nn.Linear(4, 4), (4,))
     assert torch._dynamo.eval_frame._stance.stance == "default" and warnings.filters == filters
+
+
+# ---- what is common among modules
+
+
+class Flagged(nn.Module):
+    """A model whose forward may do something to its own modules, and notes their flags."""
+
+    def __init__(self, change: Any = None) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+        self.hidden = [nn.Dropout(0.5)]  # not registered: eval() does not reach it either
+        self.change = change
+        self.flags: list[bool] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.flags[:] = [module.training for module in (self, *self.body, *self.hidden)]
+        if self.change is not None:
+            self.change(self)
+        return self.hidden[0](self.body(x))
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,
+        lambda net: net.eval(),
+        lambda net: net.train(),
+        lambda net: net.body.__dict__.pop("training"),
+        lambda net: net.body.__dict__.update(training=None),
+    ],
+)
+def test_flags_are_set_and_come_back(mode: Any, change: Any) -> None:
+    model = Flagged(change)
+    model.body[0].eval()
+    seen = []
+
+    def noted(net: Flagged) -> None:
+        seen[:] = net.flags
+        if change is not None:
+            change(net)
+
+    model.change = noted
+    with contextlib.suppress(ForwardError):  # of a module without a flag
+        analyze(model, (4,), mode=mode)
+    assert seen == [mode == "train"] * 3 + [True]
+    assert [module.training for module in model.modules()] == [True, True, False, True]
+    assert list(model.body.__dict__) == list(nn.Sequential().__dict__)
+
+
+@pytest.mark.parametrize("flag", [1, 0, None, "yes", numpy.True_])
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_flags_of_another_kind_are_set_too(flag: Any, mode: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+    expected = analyze(model, (4,), mode=mode).totals()
+    for module in model.modules():
+        module.training = flag
+    assert analyze(model, (4,), mode=mode).totals() == expected
+    assert all(module.training is flag for module in model.modules())
+
+
+class Early(nn.Module):
+    """It has attributes from before `super().__init__()`, of which one has no truth value."""
+
+    def __init__(self) -> None:
+        self.first, self.second, self.third = 0, 0, 0
+        self.mean = torch.tensor([0.5, 0.4, 0.3])
+        super().__init__()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - self.mean
+
+
+def test_attributes_from_before_the_module_itself() -> None:
+    model = nn.Sequential(Early(), nn.Linear(3, 3))
+    before = list(model[0].__dict__.items())
+    assert analyze(model, (3,)).totals()["macs"] == 9
+    assert all(now is then for now, then in zip(model[0].__dict__.values(), dict(before).values(), strict=True))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda net, x: net.register_buffer("seen", torch.ones(2)),
+        lambda net, x: net.register_parameter("seen", nn.Parameter(torch.ones(2))),
+        lambda net, x: net.add_module("seen", nn.ReLU()),
+        lambda net, x: setattr(net, "seen", nn.Linear(1, 1)),
+    ],
+)
+def test_what_forward_registers_where_nothing_was_goes(register: Any, training: bool) -> None:
+    class Lazy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            register(self, x)
+            return x * 2
+
+    model = nn.Sequential(nn.Linear(4, 4), Lazy())
+    inner = [getattr(model[1], name) for name in ("_parameters", "_buffers", "_modules")]
+    analyze(model, (4,), training=training)
+    assert inner == [{}, {}, {}]
+    assert [getattr(model[1], name) for name in ("_parameters", "_buffers", "_modules")] == inner
+    assert not hasattr(model[1], "seen")
+
+
+def test_torchs_own_modules_are_of_the_common_sort() -> None:
+    """Else all would be looked into, which is slow, and which nothing else would tell."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.ReLU(), nn.Dropout()), nn.Flatten())
+    with torch.no_grad(), holdings.Swapped([*model.modules()], [], Twins()) as swapped:
+        assert not swapped._rare and not swapped._saved and not swapped._seen
+        assert swapped.all_wait
+
+
+class Switching(nn.Module):
+    """Its flag is a property, which says how often it was set."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        super().__init__()
+
+    @property
+    def training(self) -> bool:
+        return bool(self.__dict__.get("_flag", True))
+
+    @training.setter
+    def training(self, flag: bool) -> None:
+        self.times += 1
+        self.__dict__["_flag"] = flag
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.training else x * 2
+
+
+def test_a_flag_that_is_a_property_is_set_as_one() -> None:
+    model = Switching()
+    times = model.times
+    assert analyze(model, (4,)).totals()["operations"] == 1
+    assert analyze(model, (4,), mode="train").totals()["operations"] == 0
+    assert model.training and model.times == times
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.sizes.append(2),
+        lambda net: net.sizes.__setitem__(1, 1),  # equal to what was there, and not the same
+        lambda net: net.sizes.clear(),
+        lambda net: net.sizes.reverse(),
+        lambda net: setattr(net, "sizes", []),
+    ],
+)
+def test_lists_of_numbers_come_back(change: Any) -> None:
+    class Sized(nn.Module):
+        """It has no other attributes of its own, which would have all of them looked into."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.sizes = [1, True, "a", None]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            change(self)
+            return x
+
+    model = Sized()
+    sizes = model.sizes
+    analyze(model, (4,))
+    assert model.sizes is sizes
+    assert list(map(repr, sizes)) == ["1", "True", "'a'", "None"]
+
+
+def test_modules_that_share_their_attributes() -> None:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.__dict__ = first.__dict__
+    model = nn.Sequential(first, second)
+    weight = first.weight
+    ledger = analyze(model, (4,))
+    assert ledger.totals()["params"] == 20
+    assert ledger.totals()["macs"] == 2 * 16
+    assert first.__dict__ is second.__dict__ and first.weight is weight
+
+
+def test_parameters_stand_in_the_order_of_modules() -> None:
+    """Also where a list leads to a module before its turn."""
+    model = Flagged()
+    model.body.append(nn.Linear(4, 4, bias=False))
+    model.hidden.append(model.body[2])
+    model._modules = {"last": nn.Linear(1, 1), **model._modules}
+    object.__setattr__(model._modules["last"], "others", [model.body[2]])
+    ledger = analyze(model, (4,))
+    assert [row.path for row in ledger.record.parameters] == [name for name, _ in model.named_parameters()]
+
+
+def test_parameters_of_the_model_itself_wait_as_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[torch.Tensor] = []
+    make = Twins._of_late
+
+    def noted(self: Twins, tensor: torch.Tensor) -> torch.Tensor:
+        looked_at.append(tensor)
+        return make(self, tensor)
+
+    monkeypatch.setattr(Twins, "_of_late", noted)
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.scale = nn.Parameter(torch.ones(3))
+    assert analyze(model, (4,)).totals()["params"] == 23
+    assert not looked_at

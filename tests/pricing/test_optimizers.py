@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -89,7 +88,7 @@ def test_norms_of_lists() -> None:
 
 def test_a_list_without_tensors_is_unknown_and_not_nothing() -> None:
     operation = one_of(lambda: torch._foreach_mul_(tensors(), 2.0), "_foreach_mul_")
-    assert price(dataclasses.replace(operation, arguments={"self": (), "scalar": 2.0})).state is State.UNKNOWN
+    assert price(operation._replace(arguments={"self": (), "scalar": 2.0})).state is State.UNKNOWN
 
 
 def test_scalars_and_one_tensor_for_all() -> None:

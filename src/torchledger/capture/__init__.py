@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
 import random
 import sys
@@ -38,10 +37,10 @@ from torchledger.capture.shapes import MEMO
 from torchledger.capture.step import loss_of, step
 from torchledger.capture.surroundings import Surroundings
 from torchledger.capture.twins import Copies, Twins
-from torchledger.capture.waiting import Layout, Waiting
+from torchledger.capture.waiting import Waiting
 from torchledger.errors import UserError
 from torchledger.inputs import mapped, tensors_in
-from torchledger.record import ParameterInfo, Record, StorageKind
+from torchledger.record import HeldByModule, ParameterInfo, Record, State, StorageKind
 from torchledger.training import Training
 
 Mode = Literal["eval", "train", "as_is"]
@@ -120,13 +119,13 @@ def capture(
         device = torch.device(autocast.device)
     casts = Autocast(None if device.type == "meta" else device.type, is_real=real is not None)
     learns = training is not None
-    with ready(modules, stand_ins, mode, [args, dict(kwargs)], gradients=learns) as interrupts, casts:
+    with ready(modules, stand_ins, mode, [args, dict(kwargs)], gradients=learns) as (held, interrupts), casts:
         scopes = Scopes(modules, record)
         recorder = Recorder(record, scopes, stand_ins, None if real else MEMO, synchronize)
         recorder.wholes = WHOLE
         if isinstance(stand_ins, Twins):
             stand_ins.looked_at.append(functools.partial(_arrived, recorder))
-        lazy = _list_state(modules, record, recorder)
+        lazy = _list_state(modules, record, recorder, held)
         _watch_lazy(lazy, modules, recorder)
         args, kwargs = mapped((args, dict(kwargs)), stand_ins.of)
         for tensor in tensors_in((args, kwargs)):
@@ -147,8 +146,9 @@ def capture(
         leaves = Leaves(recorder, scopes, MEMO, around)
         prints = contextlib.nullcontext() if quiet else contextlib.redirect_stdout(printed)
         scripts: list[torch.jit.ScriptModule] = []
-        if any(issubclass(kind, _SCRIPT) for kind in {type(module) for _, module in modules.values()}):
+        if any(issubclass(kind, _SCRIPT) for kind in set(held.kinds)):
             scripts = [module for _, module in modules.values() if isinstance(module, _SCRIPT)]
+        del held
         seen = _scripted(scripts, modules, recorder) if scripts else contextlib.nullcontext()
         with prints, scopes, casts.around_scripts(scripts, door.casting), seen, entered(door, recorder), leaves:
             try:
@@ -189,28 +189,24 @@ def capture(
 @contextlib.contextmanager
 def ready(
     modules: Modules, stand_ins: Twins | Copies, mode: Mode, given: list[Any], gradients: bool = False
-) -> Iterator[Interrupts]:
+) -> Iterator[tuple[Swapped, Interrupts]]:
     """Hold a model with stand-ins for its tensors, in `mode`, with `gradients` or none; put everything back after.
 
     So is what forward is given, as far as it is made of lists, dicts and objects. Interrupts are held back all the
     while, but where they are let through.
     """
+    training = None if mode == "as_is" else mode == "train"
     with (
         LOCK,
         uninterrupted() as interrupts,
         put_back(),
         torch.inference_mode(False),
         torch.set_grad_enabled(gradients),
-        Swapped([*(m for _, m in modules.values()), *given], stand_ins) as held,
+        Swapped([module for _, module in modules.values()], given, stand_ins, training) as held,
         without_meta(held.kinds, held.functions),
     ):
-        if mode != "as_is":
-            wanted = mode == "train"
-            for _, module in modules.values():
-                if module.training is not wanted:
-                    module.training = wanted
         _seed()
-        yield interrupts
+        yield held, interrupts
 
 
 _COMPILE = ("torch._dynamo", "torch.nn.attention.flex_attention")  # what may set the compiler going
@@ -372,32 +368,36 @@ def _held(module: nn.Module) -> list[tuple[StorageKind, torch.Tensor]]:
     return [(kind, tensor) for kind, tensor in found if tensor is not None]
 
 
-def _list_state(modules: Modules, record: Record, recorder: Recorder | None = None) -> list[nn.Module]:
+def _list_state(
+    modules: Modules, record: Record, recorder: Recorder | None = None, swapped: Swapped | None = None
+) -> list[nn.Module]:
     """Fill in parameters and buffers, each under its first path; with a recorder, book their storages as alive.
 
     Return the lazy modules: what holds a tensor without sizes.
     """
     lazy: dict[int, nn.Module] = {}
-    kinds: tuple[tuple[StorageKind, str, list[ParameterInfo]], ...]
+    kinds: tuple[tuple[StorageKind, str, State], ...]
     kinds = (("parameter", "_parameters", record.parameters), ("buffer", "_buffers", record.buffers))
     for kind, attribute, listed in kinds:
         listed.clear()
         owners: dict[int, str] = {}
-        paths: list[str] = []
+        if recorder is not None and swapped is not None and swapped.all_wait:
+            found = [(number, waiting) for number, waiting in swapped.waits[attribute] if number in modules]
+            in_turn = iter(modules)
+            # In the order of modules, as most are, and none looked at yet.
+            if all([number in in_turn and waiting.make is not None for number, waiting in found]):
+                _list_waiting(kind, listed, [(modules[number][0], waiting) for number, waiting in found], recorder)
+                continue
         waits: list[tuple[str, Waiting]] = []  # those since the last one whose tensors have twins: a model has hundreds
         for module_path, module in modules.values():
             held = getattr(module, attribute)
             if not held:
                 continue
-            prefix = f"{module_path}." if module_path else ""
             if recorder is not None and type(held) is Waiting and held.make is not None:
                 waits.append((module_path, held))
-                names = held.names
-                if len(names) != len(held.bytes):
-                    names = tuple(name for name, of in zip(names, held.layouts, strict=True) if of is not None)
-                paths += [prefix + name for name in names]
                 continue
-            _list_waiting(kind, listed, paths, waits, recorder)
+            _list_waiting(kind, listed, waits, recorder)
+            prefix = f"{module_path}." if module_path else ""
             for name, tensor in held.items():
                 if tensor is None:
                     continue
@@ -415,45 +415,40 @@ def _list_state(modules: Modules, record: Record, recorder: Recorder | None = No
                     if shared is None:
                         recorder.routes.own(tensor, place if kind == "parameter" else None)
                     recorder.born(tensor, kind, place)
-        _list_waiting(kind, listed, paths, waits, recorder)
+        _list_waiting(kind, listed, waits, recorder)
     return list(lazy.values())
 
 
 def _list_waiting(
-    kind: StorageKind,
-    listed: list[ParameterInfo],
-    paths: list[str],
-    waits: list[tuple[str, Waiting]],
-    recorder: Recorder | None,
+    kind: StorageKind, listed: State, waits: list[tuple[str, Waiting]], recorder: Recorder | None
 ) -> None:
-    """List tensors that wait for their twins, each alone with its storage, so that it has one owner; forget them here.
+    """List tensors that wait for their twins, each alone with its storage, so that it has one owner.
 
-    They lie under `paths`, and `waits` holds them, with the paths of modules.
+    `waits` has what holds them, with the paths of modules, and is emptied.
     """
     if recorder is None or not waits:
         return
     first = place = len(listed)
-    holders: list[str] = []
-    layouts: list[Layout | None] = []
-    tensors: list[torch.Tensor | None] = []
-    trains: list[bool] = []
+    tensors: list[torch.Tensor] = []
     sizes: list[int] = []
+    found: list[HeldByModule] = []
     for module_path, held in waits:
-        count = len(held.bytes)
-        holders += [module_path] * count
-        layouts += held.layouts
-        tensors += held.real.values()
-        trains += held.trains
+        names, layouts, real = held.names, held.layouts, held.real
+        if len(names) == len(held.bytes):
+            tensors += real.values()  # type: ignore[arg-type]
+        else:  # a bias that is not there
+            names = tuple([name for name, layout in zip(names, layouts, strict=True) if layout is not None])
+            layouts = tuple([layout for layout in layouts if layout is not None])
+            tensors += [tensor for tensor in real.values() if tensor is not None]
+        shapes = tuple([layout[0] for layout in layouts])  # type: ignore[index]
+        dtypes = tuple([dtype_name(layout[2]) for layout in layouts])  # type: ignore[index]
+        found.append(HeldByModule(module_path, names, shapes, dtypes, held.trains))
         sizes += held.bytes
         if kind == "parameter":
-            held.places = range(place, place + count)
-        place += count
-    laid = [layout for layout in layouts if layout is not None]
-    shapes = [tuple(layout[0]) for layout in laid]
-    dtypes = [dtype_name(layout[2]) for layout in laid]
-    listed += map(ParameterInfo._make, zip(paths, holders, shapes, dtypes, trains, itertools.repeat(None)))
-    recorder.expect([tensor for tensor in tensors if tensor is not None], sizes, kind, first)
-    paths.clear()
+            held.places = range(place, place + len(names))
+            place += len(names)
+    listed.hold(found)
+    recorder.expect(tensors, sizes, kind, first)
     waits.clear()
 
 

@@ -33,6 +33,7 @@ _NAMES = tuple(_NEW)
 _INNER = ("_parameters", "_buffers", "_modules")
 _EMPTIES = frozenset({dict, OrderedDict, set})
 _COUNT = len(_NAMES)
+_TRAINING = _NAMES.index("training")
 # These take what is there out of the values of a module's dict.
 _inner_of = operator.itemgetter(*map(_NAMES.index, _INNER))
 _HOOKS = [place for place, name in enumerate(_NAMES) if type(_NEW[name]) in _EMPTIES and name not in _INNER]
@@ -55,31 +56,45 @@ class Swapped:
     also when the forward raises or when an attribute was added, removed or filled.
     """
 
-    def __init__(self, roots: list[Any], stand_ins: Twins | Copies) -> None:
-        self._roots = roots  # modules, and what forward is given
+    def __init__(
+        self, modules: Iterable[nn.Module], given: list[Any], stand_ins: Twins | Copies, training: bool | None = None
+    ) -> None:
+        """`given`: what forward is given. `training`: what the flags of `modules` are to be; None: as they are."""
+        self._planned = {id(module): module for module in modules}
+        self._given = given
         self._stand_ins = stand_ins
+        self._training = training
         self._seen: set[int] = set()
         self._saved: list[tuple[Any, Any]] = []  # (dict, list, set, deque or array, a copy of it)
-        self._hooks: list[tuple[Any, ...]] = []  # of each module: dicts and sets with nothing in them
-        self._empty: list[Any] = []  # other such
+        self._flat: list[tuple[list[Any], tuple[Any, ...]]] = []  # lists of numbers and texts, with what is in them
+        self._empty: list[Any] = []  # dicts and sets with nothing in them, but for hooks of modules
         self._modules: list[nn.Module] = []
         self.kinds: list[type] = []  # the classes of modules
-        # Dicts of modules, attributes and children: the dict, its keys, its values.
+        # Dicts of modules: the dict, its keys, its values. Attributes, the hooks among which are empty; other such and
+        # dicts of children.
+        self._attributes: list[tuple[dict[str, Any], tuple[str, ...], tuple[Any, ...]]] = []
         self._dicts: list[tuple[dict[str, Any], tuple[str, ...], tuple[Any, ...]]] = []
         self._names: dict[type, tuple[str, ...]] = {}  # of the attributes that a module of a class had last
         self.functions: list[Any] = []  # what hangs on the model and may have a cache
         self._held: list[tuple[dict[Any, Any], Any, torch.Tensor]] = []  # tensors in plain dicts: dict, key, tensor
-        # (attributes of a module, name, dict): state whose twins can wait. In a training step all is looked at.
-        self._waiting: list[tuple[dict[str, Any], str, dict[str, Any]]] = []
-        self._waits: list[Waiting] = []  # what stands for these
+        # (attributes of a module, name, dict, id of the module): state whose twins can wait. In a training step all is
+        # looked at.
+        self._waiting: list[tuple[dict[str, Any], str, dict[str, Any], int]] = []
+        # What stands for these, by the name of what it is: with ids of modules.
+        self.waits: dict[str, list[tuple[int, Waiting]]] = {"_parameters": [], "_buffers": []}
+        self.all_wait = True  # all that the modules hold
         self._may_wait = isinstance(stand_ins, Twins) and not torch.is_grad_enabled()
+        # Attributes of modules whose flag `training` is not as it is to be, and the flag.
+        self._switched: list[tuple[dict[str, Any], Any]] = []
+        self._rare: list[nn.Module] = []  # modules that are not of the common sort
         self._slots: list[tuple[Any, str, Any]] = []
         self._others: list[Callable[[], object]] = []  # what puts back random generators and scripted modules
 
     def __enter__(self) -> Swapped:
         try:
-            self._keep(self._roots)
+            self._keep()
             self._swap()
+            self._switch()
         except BaseException:
             self._restore()
             raise
@@ -88,6 +103,16 @@ class Swapped:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
+    def _switch(self) -> None:
+        """Set the flags of all modules."""
+        training = self._training
+        if training is not None:
+            for attributes, _ in self._switched:
+                attributes["training"] = training
+            for module in self._rare:
+                if id(module) in self._planned and module.training is not training:
+                    module.training = training
+
     def _restore(self) -> None:
         """Put everything back, each holder whatever happens to another; raise the first error at the end."""
         steps: list[Callable[[], object]] = []
@@ -95,16 +120,27 @@ class Swapped:
             for module, kind in zip(self._modules, self.kinds, strict=False):  # none yet where taking down failed
                 if type(module) is not kind:
                     steps.append(functools.partial(object.__setattr__, module, "__class__", kind))
-        for attributes, name, state in self._waiting:
+        for attributes, flag in self._switched:
+            attributes["training"] = flag
+        for attributes, name, state, _ in self._waiting:
             attributes[name] = state
-        for waiting in self._waits:  # whoever still holds one finds what it held last
-            waiting.make, waiting.real = None, _GONE
+        for waits in self.waits.values():
+            for _, waiting in waits:  # whoever still holds one finds what it held last
+                waiting.make, waiting.real = None, _GONE
         self._waiting.clear()
+        for held, names, values in self._attributes:
+            if (*held,) != names or False in map(operator.is_, held.values(), values):
+                _put_back_dict(held, dict(zip(names, values, strict=True)))
+            if any(hooks := _hooks_of(values)):
+                steps += [holder.clear for holder in hooks if holder]
         for held, names, values in self._dicts:
             if (*held,) != names or False in map(operator.is_, held.values(), values):
                 _put_back_dict(held, dict(zip(names, values, strict=True)))
-        self._dicts.clear()  # nobody but a module shall hold its dicts: the next run counts who does
-        steps += [holder.clear for hooks in self._hooks if any(hooks) for holder in hooks if holder]
+        self._attributes.clear()  # nobody but a module shall hold its dicts: the next run counts who does
+        self._dicts.clear()
+        for listed, items in self._flat:
+            if len(listed) != len(items) or False in map(operator.is_, listed, items):
+                steps.append(functools.partial(_put_back, listed, items))
         steps += [holder.clear for holder in self._empty if holder]
         steps += [functools.partial(_put_back, holder, content) for holder, content in self._saved]
         steps += [functools.partial(_put_back_slot, *slot) for slot in self._slots]
@@ -121,13 +157,15 @@ class Swapped:
         if errors:
             raise errors[0]
 
-    def _keep(self, roots: list[Any]) -> None:
-        """Take down what `roots` and all that hangs on them hold. A loop with a stack of its own: objects nest deep."""
+    def _keep(self) -> None:
+        """Take down the modules, what is given, and all that hangs on them, by a stack: objects nest deep."""
         pending: list[Any] = []
         seen, saved, empty = self._seen, self._saved, self._empty
-        take_down = self._taking_down(frozenset(map(id, roots)), pending)
+        left = set(self._planned)  # of the model's modules
+        planned = frozenset(left)
+        take_down = self._taking_down(planned, pending)
         common: dict[type, bool] = {}  # by class: whether it is that of a module of the common sort
-        for root in roots:
+        for root in (*self._planned.values(), *self._given):
             pending.append(root)
             while pending:
                 value = pending.pop()
@@ -136,8 +174,12 @@ class Swapped:
                 if is_common is None:
                     is_common = common[kind] = kind.__setattr__ is _SET_ATTRIBUTE and not _slots_of(kind)
                 if is_common:
-                    if id(value) not in seen:
-                        seen.add(id(value))
+                    number = id(value)
+                    if number in left:
+                        left.discard(number)
+                        take_down(value, kind)
+                    elif number not in planned and number not in seen:
+                        seen.add(number)
                         take_down(value, kind)
                 elif kind is dict or kind is OrderedDict:
                     if not value:
@@ -159,22 +201,27 @@ class Swapped:
                     with contextlib.suppress(Exception):
                         pending += self._take_down(value, kind)
         self.kinds = list(map(type, self._modules))
+        self.all_wait = self.all_wait and not self._rare
 
     def _taking_down(self, planned: frozenset[int], pending: list[Any]) -> Callable[[nn.Module, type], None]:
-        """Return what takes down a module of the common sort.
+        """Return what takes down a module of the common sort, and adds to `pending` what it leads to but the `planned`.
 
-        What it leads to is `pending`, but for modules that are `planned`. A model has hundreds of modules: names that
-        each of them needs are looked up once.
+        A model has hundreds of modules: names that each of them needs are looked up once.
         """
-        modules, dicts, emptied, waiting = self._modules, self._dicts, self._hooks, self._waiting
+        modules, known, dicts, waiting, flat = self._modules, self._attributes, self._dicts, self._waiting, self._flat
         seen, may_wait, names_of = self._seen, self._may_wait, self._names
+        rare, switched, empty, training = self._rare, self._switched, self._empty, self._training
 
         def take_down(module: nn.Module, kind: type) -> None:
             modules.append(module)
             attributes = module.__dict__
-            if id(attributes) in seen:
-                return
-            seen.add(id(attributes))
+            number = id(module)
+            is_plain = getrefcount(attributes) == _ALONE
+            if not is_plain:  # two modules may share them
+                if id(attributes) in seen:
+                    rare.append(module)
+                    return
+                seen.add(id(attributes))
             names, values = (*attributes,), (*attributes.values(),)
             like = names_of.get(kind)
             if names == like:
@@ -182,44 +229,54 @@ class Swapped:
             elif names[:_COUNT] == _NAMES:
                 names_of[kind] = names
             else:
+                is_plain = False
+            if not is_plain or any(_hooks_of(values)):
+                rare.append(module)
                 dicts.append((attributes, names, values))
                 self._look_into(attributes, names, pending)
                 return
-            dicts.append((attributes, names, values))
-            hooks = _hooks_of(values)
-            if any(hooks):
-                self._look_into(attributes, names, pending)
-                return
-            emptied.append(hooks)
+            known.append((attributes, names, values))
+            if values[_TRAINING] is not training and training is not None and number in planned:
+                switched.append((attributes, values[_TRAINING]))
             parameters, buffers, children = _inner_of(values)
             if parameters:
                 if may_wait and getrefcount(parameters) == _HELD and _is_plain_state(parameters):
-                    seen.add(id(parameters))
-                    waiting.append((attributes, "_parameters", parameters))
+                    waiting.append((attributes, "_parameters", parameters, number))
                 else:
+                    self.all_wait = False
                     pending.append(parameters)
+            else:
+                empty.append(parameters)
             if buffers:
                 if may_wait and getrefcount(buffers) == _HELD and _is_plain_state(buffers):
-                    seen.add(id(buffers))
-                    waiting.append((attributes, "_buffers", buffers))
+                    waiting.append((attributes, "_buffers", buffers, number))
                 else:
+                    self.all_wait = False
                     pending.append(buffers)
+            else:
+                empty.append(buffers)
             if children:
-                if type(children) is dict and id(children) not in seen:
-                    seen.add(id(children))
+                if type(children) is dict:
                     held = (*children.values(),)
                     dicts.append((children, (*children,), held))
                     if not planned.issuperset(map(id, held)):
                         pending.extend(held)
                 else:
                     pending.append(children)
+            else:
+                empty.append(children)
             own = values[_COUNT:]
             if not _NOTHING.issuperset(map(type, own)):
                 for item in own:
                     inner = type(item)
-                    if inner not in _NOTHING and (inner is not tuple or not _NOTHING.issuperset(map(type, item))):
-                        self._look_into(attributes, names[_COUNT:], pending)
-                        break
+                    if inner in _NOTHING:
+                        continue
+                    if (inner is tuple or inner is list) and _NOTHING.issuperset(map(type, item)):
+                        if inner is list:
+                            flat.append((item, (*item,)))
+                        continue
+                    self._look_into(attributes, names[_COUNT:], pending)
+                    break
 
         return take_down
 
@@ -250,6 +307,7 @@ class Swapped:
         inside: list[Any] = []
         if isinstance(value, nn.Module):
             self._modules.append(value)
+            self._rare.append(value)
             if isinstance(value, torch.jit.ScriptModule):
                 self._take_down_script(value)
         elif isinstance(value, (dict, list, set, deque, bytearray)):
@@ -342,13 +400,15 @@ class Swapped:
             self._keep_hooks(tensor, stand)
         if isinstance(self._stand_ins, Twins):
             self._stand_ins.looked_at.append(self._keep_hooks)
-        states = [state for _, _, state in self._waiting]
+        states = [state for _, _, state, _ in self._waiting]
         stands = self._stand_ins.wait(states) if isinstance(self._stand_ins, Twins) else []
-        for (attributes, name, state), waiting in zip(self._waiting, stands, strict=True):
+        waits = self.waits
+        for (attributes, name, state, number), waiting in zip(self._waiting, stands, strict=True):
             if waiting is not None:
                 attributes[name] = waiting  # the module's own dict stays as it is
-                self._waits.append(waiting)
+                waits[name].append((number, waiting))
                 continue
+            self.all_wait = False
             self._saved.append((state, state.copy()))
             for key, tensor in state.items():
                 if tensor is not None:
@@ -368,15 +428,17 @@ def _is_plain_state(state: Any) -> bool:
     return type(state) is dict and _STATE_KINDS.issuperset(map(type, state.values()))
 
 
-def _references() -> int:
-    """Return how many references `take_down` counts to a dict that a module alone holds."""
+def _references() -> tuple[int, int]:
+    """Return how many references `take_down` counts to attributes, and to a dict, that a module alone holds."""
     module = nn.Module()
-    values = (*module.__dict__.values(),)
+    attributes = module.__dict__
+    alone = getrefcount(attributes)
+    values = (*attributes.values(),)
     parameters, _, _ = _inner_of(values)
-    return getrefcount(parameters)
+    return alone, getrefcount(parameters)
 
 
-_HELD = _references()
+_ALONE, _HELD = _references()
 
 
 _EMPTY: Any = object()  # stands for what an empty slot holds

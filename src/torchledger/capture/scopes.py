@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import sys
 import threading
 from typing import Any
@@ -17,22 +18,35 @@ from torchledger.inputs import tensors_in
 from torchledger.record import ModuleCall, ModuleInfo, Record, Shape
 
 Shapes = tuple[Shape, ...]
-Modules = dict[int, tuple[str, nn.Module]]  # id -> (first path, module)
+
+
+class Modules(dict[int, tuple[str, nn.Module]]):
+    """The modules of a model by id, each with its first path, in the order of `named_modules`.
+
+    `holders`: of each the place of the one that holds it under that path; the model's own is -1.
+    """
+
+    __slots__ = ("holders",)
+
+    def __init__(self) -> None:
+        self.holders: list[int] = []
 
 
 def walk(model: nn.Module) -> Modules:
-    """Return {id: (first path, module)} in the order of `named_modules`, each module once."""
-    found: Modules = {}
-    stack: list[tuple[str, nn.Module]] = [("", model)]
+    """Return all modules of a model, each once."""
+    found = Modules()
+    holders = found.holders
+    stack: list[tuple[str, nn.Module, int]] = [("", model, -1)]
     while stack:
-        path, module = stack.pop()
+        path, module, holder = stack.pop()
         if id(module) in found:
             continue
         found[id(module)] = (path, module)
         children = module._modules
         if children:
-            prefix = f"{path}." if path else ""
-            stack += [(prefix + name, child) for name, child in reversed(children.items()) if child is not None]
+            prefix, place = f"{path}." if path else "", len(holders)
+            stack += [(prefix + name, child, place) for name, child in reversed(children.items()) if child is not None]
+        holders.append(holder)
     return found
 
 
@@ -47,14 +61,17 @@ class Scopes:
         self._thread = threading.get_ident()
         self._outer_error = sys.exc_info()[1]
         self._modules: dict[tuple[str, int], int] = {}
-        self._rows: dict[tuple[int, int], int] = {}  # of a caller's row and a module's id: the module's row
+        self._rows: dict[tuple[int, int], int] = {}  # of a caller's row and a module's id: the module's row, if rare
         self._relative: dict[int, dict[int, str]] = {}
         self._walked: set[int] = set()
         self._held: list[nn.Module] = []  # forward may make modules: their ids stay their own while this lasts
-        self._numbers: dict[int, int] = {}  # of each module: its row under its first path
-        for number, (path, module) in enumerate(self._first.values()):
-            self._numbers[id(module)] = number
-            record.modules.append(ModuleInfo(path, type(module).__name__, not module._modules, number))
+        # Of each module: its row under its first path.
+        self._numbers: dict[int, int] = dict(zip(modules, itertools.count(), strict=False))
+        self._holders = modules.holders  # of these rows: the row of what holds the module there
+        record.modules += [
+            ModuleInfo(path, type(module).__name__, not module._modules, number)
+            for number, (path, module) in enumerate(modules.values())
+        ]
         record.calls.append(ModuleCall(0, None, 0))
         _, model = next(iter(modules.values()))
         self._stack: list[tuple[nn.Module, int]] = [(model, 0)]
@@ -65,8 +82,10 @@ class Scopes:
         self._marks = [0]
         self._calls_from = [0]
         self._last_node = (-1, 0)  # number of the node that was asked for last, and its call
-        # id of a parameter -> a call of the module that holds it
-        self._owners: dict[int, int] = {id(parameter): 0 for parameter in model._parameters.values()}
+        # id of a parameter -> a call of the module that holds it; to ask for one is to have its twin made
+        self._owners: dict[int, int] = {}
+        if self._learns:
+            self._owners.update({id(parameter): 0 for parameter in model._parameters.values()})
         self._last_of_backward = 0
 
     def __enter__(self) -> Scopes:
@@ -109,10 +128,7 @@ class Scopes:
         """Book a call of a module that did not run, with the shapes of what it was given and returned."""
         caller, call = self._stack[-1]
         calls = self.record.calls
-        index = self._rows.get((calls[call].module, id(module)))
-        if index is None:
-            index = self._row(caller, call, module)
-        calls.append(ModuleCall(index, call, started, given, returned))
+        calls.append(ModuleCall(self._row(caller, call, module), call, started, given, returned))
         return len(calls) - 1
 
     def enter(self, module: nn.Module, args: Any) -> None:
@@ -164,17 +180,14 @@ class Scopes:
 
     def _row(self, caller: nn.Module, call: int, module: nn.Module) -> int:
         """Return the row of a module that `caller` calls in its own call of this number."""
-        record = self.record
-        above = record.calls[call].module
+        above = self.record.calls[call].module
+        row = self._numbers.get(id(module))
+        if row is not None and self._holders[row] == above:  # under its first path: most calls
+            return row
         row = self._rows.get((above, id(module)))
         if row is None:
-            holder = record.modules[above]
-            row = self._numbers.get(id(module))
-            # Under its first path, where the caller that has that holds it: most calls.
-            if row is None or holder.registered is None or record.modules[row].path.rpartition(".")[0] != holder.path:
-                row = self._module_index(caller, holder.path, module)
-                self._held.append(module)
-            self._rows[above, id(module)] = row
+            row = self._rows[above, id(module)] = self._module_index(caller, self.record.modules[above].path, module)
+            self._held.append(module)
         return row
 
     def _module_index(self, caller: nn.Module, caller_path: str, module: nn.Module) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from torchledger.record import ModuleCall, Operation
 
@@ -18,8 +19,7 @@ class State(StrEnum):
     UNKNOWN = "unknown"  # no rule
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
+class Price(NamedTuple):
     """State and amounts of one operation. A quantity that is missing from `amounts` is not counted for it."""
 
     state: State

@@ -92,7 +92,7 @@ def listed(single: r.Rule) -> r.Rule:
     return ListRule(
         "one by one: as the operation of that name for each tensor of the list",
         total(single.macs),
-        total(lambda one: 2 * single.macs(one) if single.flops is None else single.flops(one)),
+        total(lambda one: single.arithmetic(one)[1]),
         total(single.bytes_read),
         total(single.bytes_written),
         primary=0,

@@ -210,7 +210,7 @@ class Rule:
     """How an operation is priced: four formulas, and the derivation in words.
 
     Each formula takes an `Operation` (shapes, dtypes and arguments, no values) and returns a whole number. Left out:
-    no macs; flops two a multiply-accumulate; all inputs read and all outputs written, once.
+    no macs; flops two a multiply-accumulate, and `beyond` these; all inputs read and all outputs written, once.
 
     `primary`: how many of the outputs are results (None: all); the others are kernels' by-products (pooling indices,
     saved statistics, dropout masks), which count in memory only. 0: gradients and updates, which are no activations.
@@ -222,14 +222,20 @@ class Rule:
     bytes_read: Formula = inputs_bytes
     bytes_written: Formula = outputs_bytes
     primary: int | None = None
+    beyond: Formula = nothing
+
+    def arithmetic(self, operation: Operation) -> tuple[int, int]:
+        """Return macs and flops."""
+        macs = self.macs(operation)
+        return macs, 2 * macs + self.beyond(operation) if self.flops is None else self.flops(operation)
 
     def price(self, operation: Operation) -> dict[str, int]:
         """Return the amounts of one operation by the names of the quantities."""
-        macs = self.macs(operation)
+        macs, flops = self.arithmetic(operation)
         results = operation.outputs if self.primary is None else operation.outputs[: self.primary]
         return {
             "macs": macs,
-            "flops": 2 * macs if self.flops is None else self.flops(operation),
+            "flops": flops,
             "bytes_read": self.bytes_read(operation),
             "bytes_written": self.bytes_written(operation),
             "activation_bytes": sum([o.tensor.distinct_bytes for o in results if o.alias is None]),
@@ -252,8 +258,7 @@ def rule(
 
 def contraction(text: str, macs: Formula, adds: bool = False, bias: str | None = None) -> Rule:
     """Return the rule of a contraction: `adds` 1 an output, or where there is a tensor `bias`."""
-    flops = doubled_plus_output(macs, bias) if adds or bias else doubled(macs)
-    return rule(text, flops, macs)
+    return Rule(text, macs, beyond=one_an_output(bias) if adds or bias else nothing)
 
 
 def gradient(text: str, flops: Formula = nothing, macs: Formula = nothing, read: Formula = inputs_bytes) -> Rule:
@@ -487,12 +492,11 @@ def doubled(macs: Formula) -> Formula:
     return lambda operation: 2 * macs(operation)
 
 
-def doubled_plus_output(macs: Formula, bias: str | None = None) -> Formula:
-    """Return flops of a contraction with an addition for each output element (where the tensor `bias` is given)."""
+def one_an_output(bias: str | None = None) -> Formula:
+    """Return an addition for each output element (where the tensor `bias` is given)."""
 
     def flops(operation: Operation) -> int:
-        adds = bias is None or operation.tensor(bias) is not None
-        return 2 * macs(operation) + (out(operation).elements if adds else 0)
+        return out(operation).elements if bias is None or operation.tensor(bias) is not None else 0
 
     return flops
 
