@@ -266,6 +266,8 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 @st.composite
 def plain_or_any(draw: st.DrawFn, shape: Any = sizes) -> torch.Tensor:
     """Draw what a rule answers for, or a tensor of any strides and dtype."""
+    if shape is sizes and draw(RARELY):
+        return images(draw, draw(st.integers(1, 3)), draw(st.integers(1, 3)))
     return draw(tensors(shape)) if draw(st.booleans()) else empty(*draw(shape))
 
 
@@ -297,8 +299,9 @@ def two(draw: st.DrawFn) -> Call:
     x = draw(plain_or_any())
     spread = [size if draw(st.booleans()) else 1 for size in x.shape]
     others = [x, x[:1] if x.dim() else x, torch.empty_like(x), empty(*x.shape), empty(*spread, dtype=x.dtype)]
+    others += [empty(*spread[1:], dtype=x.dtype), empty(*(size if dim == 1 else 1 for dim, size in enumerate(x.shape)))]
     y = draw(st.sampled_from([*others, empty(*spread[1:]), 2, 2.5])) if draw(st.booleans()) else draw(tensors())
-    return (x, y) if isinstance(y, (int, float)) or draw(st.booleans()) else (y, x), {}
+    return (x, y) if draw(st.booleans()) else (y, x), {}
 
 
 def scaled_two(draw: st.DrawFn) -> Call:
@@ -326,6 +329,23 @@ def with_place(draw: st.DrawFn) -> Call:
 def selected(draw: st.DrawFn) -> Call:
     x = draw(tensors())
     return (x, draw(places(x, 1)), draw(st.integers(-5, 5))), {}
+
+
+def apart(draw: st.DrawFn) -> Call:
+    x = draw(tensors())
+    return (x, draw(st.integers(-1, 5)), *draw(st.sampled_from([(), (draw(places(x, 1)),)]))), {}
+
+
+def rolled(draw: st.DrawFn) -> Call:
+    x = draw(plain_or_any(lists(1, 4, 1)))
+    dims = draw(st.lists(places(x, int(draw(RARELY))), min_size=1, max_size=3))
+    shifts = draw(lists(-3, 3, longest=3)) if draw(RARELY) else [draw(st.integers(-3, 3)) for _ in dims]
+    return (x, shifts) if draw(RARELY) else (x, shifts, dims), {}
+
+
+def clamped(draw: st.DrawFn) -> Call:
+    limit = st.sampled_from([None, 0, -0.5, 4.0, True])
+    return (draw(plain_or_any()), draw(limit), draw(limit)), {}
 
 
 def sliced(draw: st.DrawFn) -> Call:
@@ -375,6 +395,8 @@ def averaged(draw: st.DrawFn) -> Call:
 
 def joined(draw: st.DrawFn) -> Call:
     x = draw(plain_or_any())
+    if draw(st.booleans()) and x.dim() > 1:
+        x = x[:, ::2]
     parts = [x]
     for _ in range(draw(st.integers(0, 2))):
         other = list(x.shape)
@@ -508,6 +530,9 @@ DRAWN: dict[str, Drawn] = {
     "native_batch_norm.default": normalised_by_batch,
     "native_layer_norm.default": normalised_by_layer,
     "cat.default": joined,
+    "split.Tensor": apart,
+    "roll.default": rolled,
+    "clamp.default": clamped,
     "mm.default": multiplied("nk", "km"),
     "addmm.default": multiplied("nk", "km", bias=True),
     "bmm.default": multiplied("bnk", "bkm"),
@@ -525,10 +550,10 @@ DRAWN: dict[str, Drawn] = {
     "clone.default": cloned,
     "_softmax.default": softmaxed,
     **dict.fromkeys(("add.Tensor", "sub.Tensor", "add_.Tensor"), scaled_two),
-    **dict.fromkeys(("mul.Tensor", "mul_.Tensor"), two),
+    **dict.fromkeys(("mul.Tensor", "mul_.Tensor", "div.Tensor"), two),
     "gelu.default": gelu,
     **dict.fromkeys(
-        [f"{name}.default" for name in "relu silu hardswish hardsigmoid sigmoid tanh".split()]
+        [f"{name}.default" for name in "relu silu hardswish hardsigmoid sigmoid tanh exp".split()]
         + [f"{name}_.default" for name in "relu silu hardswish hardsigmoid sigmoid".split()],
         one,
     ),

@@ -6,21 +6,21 @@ For functions that hang on the sizes, strides and dtypes of their tensors and on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import EllipsisType
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from torchledger.capture.leaf_rules import Unforeseen, flattened
+from torchledger.capture.foresight import Foresight, Made
+from torchledger.capture.function_rules import RULES, Rule
+from torchledger.capture.leaf_rules import Unforeseen
 from torchledger.capture.operations import sharing
 from torchledger.capture.recorder import META, Recorder
 from torchledger.capture.scopes import Scopes
 from torchledger.capture.shapes import Memo, Outline, Output, classify
 from torchledger.capture.surroundings import PURE_NAMES, Surroundings, is_of_torch, own_of
-from torchledger.inputs import mapped
 from torchledger.record import Allocation, Entry, Operation
 
 PURE = frozenset(
@@ -28,51 +28,8 @@ PURE = frozenset(
 )
 _TENSORS = frozenset({torch.Tensor, nn.Parameter})
 _PLAIN = frozenset({int, float, bool, str, type(None), EllipsisType, torch.dtype, torch.memory_format})
+_LARGEST = 1 << 63
 Run = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]  # runs a function as it is written
-aten = torch.ops.aten
-Asked = tuple[Any, list[Any]]  # an overload, and its arguments
-Rule = Callable[..., Asked | None]  # a function's arguments, outlines for tensors -> what it comes to
-
-
-def _binary(func: Any) -> Rule:
-    return lambda x, y: (func, [x, y]) if type(x) is type(y) is Outline else None
-
-
-def _cat(tensors: Any, dim: int = 0) -> Asked:
-    return aten.cat.default, [list(tensors), dim] if dim else [list(tensors)]
-
-
-def _relu(x: Any, inplace: bool = False) -> Asked:
-    return (aten.relu_ if inplace else aten.relu).default, [x]
-
-
-def _flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Asked | None:
-    sizes = flattened(x.shape, start_dim, end_dim)
-    return None if sizes is None else (aten.view.default, [x, sizes])
-
-
-# Of those that a convolutional network calls most: the way through torch's dispatcher takes several times as long.
-RULES: dict[Any, Rule] = {
-    **dict.fromkeys((torch.Tensor.add, torch.add), _binary(aten.add.Tensor)),
-    **dict.fromkeys((torch.Tensor.mul, torch.mul), _binary(aten.mul.Tensor)),
-    torch.Tensor.add_: _binary(aten.add_.Tensor),
-    torch.Tensor.mul_: _binary(aten.mul_.Tensor),
-    torch.cat: _cat,
-    **dict.fromkeys((F.relu, torch.relu, torch.Tensor.relu), _relu),
-    **dict.fromkeys((torch.flatten, torch.Tensor.flatten), _flatten),
-}
-
-
-def _outline(tensor: torch.Tensor) -> Outline:
-    return Outline(tensor.shape, tensor.stride(), tensor.dtype)
-
-
-class Made(NamedTuple):
-    """A storage that a call makes: bytes, and how many entries of the call are booked when it is born and dies."""
-
-    bytes: int
-    born: int
-    died: int | None  # None: an output lies in it
 
 
 class Did(NamedTuple):
@@ -90,6 +47,30 @@ class Did(NamedTuple):
     takes: tuple[int, ...]
     shape: tuple[type, tuple[bool, ...]] | None
     writes: tuple[tuple[int, int], ...]
+
+
+def _outlined(values: Iterable[Any], outlines: list[Outline]) -> list[Any]:
+    """Return the arguments of a call with outlines for tensors, which go to `outlines` in the order of `_take`."""
+    found: list[Any] = []
+    for value in values:
+        kind = type(value)
+        if kind in _TENSORS:
+            value = Outline(value.shape, value.stride(), value.dtype)
+            outlines.append(value)
+        elif kind is int and not -_LARGEST <= value < _LARGEST:  # which torch does not take
+            raise Unforeseen
+        elif kind is tuple or kind is list or kind is torch.Size:
+            inner = _outlined(value, outlines)
+            value = inner if kind is list else tuple(inner)
+        found.append(value)
+    return found
+
+
+def _place_of(outline: Outline, among: Sequence[Outline | None]) -> int | None:
+    for place, one in enumerate(among):
+        if one is outline:
+            return place
+    return None
 
 
 class Functions:
@@ -119,7 +100,7 @@ class Functions:
         known = tuple(key)
         did: Did | None = self._memo.calls.get(known)
         if did is None and (rule := RULES.get(func)) is not None and len(set(storages)) == len(storages):
-            did = self._foreseen(rule, args, kwargs)
+            did = self._foreseen(rule, args, kwargs, len(tensors))
             if did is not None:
                 self._memo.put_call(known, did)
         if did is not None and not self._memo.is_checked:
@@ -161,23 +142,35 @@ class Functions:
                 return False
         return True
 
-    def _foreseen(self, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Did | None:
-        """Return what a call does that comes to one operation, as rules have it; None where they have no answer."""
+    def _foreseen(self, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any], count: int) -> Did | None:
+        """Return what a call with so many tensors does, as rules have it; None where they have no answer."""
+        given: list[Outline] = []
+        ahead = Foresight(self._recorder)
         try:
-            asked = rule(*mapped(args, _outline), **mapped(kwargs, _outline))
-            if asked is None:
+            returned = rule(ahead, *_outlined(args, given), **{k: _outlined((v,), given)[0] for k, v in kwargs.items()})
+        except Exception:  # not the arguments that a rule is for: torch shall say what is wrong, if it is
+            return None
+        storages = ahead.storages
+        if len(given) != count:
+            return None
+        outputs: list[tuple[Output, int | None]] = []
+        for outline in returned if isinstance(returned, tuple) else (returned,):
+            base, size, dtype = outline.root or outline, outline.shape, outline.dtype
+            source = _place_of(base, given)
+            storage = _place_of(base, ahead.made) if source is None else None
+            if source is None and (storage is None or storages[storage].bytes != size.numel() * dtype.itemsize):
                 return None
-            template, outlines = self._recorder.foreseen(*asked, {})
-        except (Unforeseen, TypeError):  # other arguments than a rule takes: torch shall say what is wrong, if it is
-            return None
-        output, *others = template.outputs
-        if others:
-            return None
-        size = output.size.numel() * output.dtype.itemsize
-        made = (Made(size, 0, None),) if output.source is None else ()
-        writes = ((output.source, 1),) if output.source is not None and output.is_argument else ()
-        takes = tuple(range(len(outlines)))
-        return Did((template.operation,), made, ((output, 0 if made else None),), takes, None, writes)
+            is_argument = source is not None and outline is base
+            offset = 0 if source is None else outline.offset
+            outputs.append((Output(source, is_argument, size, outline.strides, dtype, offset), storage))
+        if sum(made is not None for made in ahead.made) != len({storage for _, storage in outputs} - {None}):
+            return None  # what is made on the way dies where torch says
+        taken = {id(outline.root or outline) for outline in ahead.given}
+        takes = tuple([place for place, one in enumerate(given) if id(one) in taken])
+        shape = (tuple, (True,) * len(outputs)) if isinstance(returned, tuple) else None
+        output, _ = outputs[0]
+        writes = ((output.source, 1),) if output.source is not None and output.is_argument and ahead.operations else ()
+        return Did(tuple(ahead.operations), tuple(storages), tuple(outputs), takes, shape, writes)
 
     def _replay(self, did: Did, tensors: list[torch.Tensor], storages: list[int]) -> Any:
         recorder = self._recorder

@@ -28,25 +28,33 @@ class Unforeseen(Exception):
 
 def _convolution(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> Outline:
     stride, padding, dilation, groups, padding_mode = values
-    if padding_mode != "zeros" or not all(map(_are_sizes, (stride, padding, dilation))) or type(groups) is not int:
+    if (
+        padding_mode != "zeros"
+        or type(groups) is not int
+        or not type(stride) is type(padding) is type(dilation) is tuple
+    ):
         raise Unforeseen
-    nothing = (0,) * (weight.dim() - 2)
+    if not _WHOLE.issuperset(map(type, (*stride, *padding, *dilation))):
+        raise Unforeseen
+    nothing = (0,) * (len(weight.shape) - 2)
     return run(aten.convolution.default, x, weight, bias, stride, padding, dilation, False, nothing, groups)
 
 
-def _linear(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> Outline:
+def linear(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> Outline:
     if x.dim() < 2 or not x.is_contiguous():
+        raise Unforeseen
+    if x.dim() > 2 and bias is not None and bias.dim() != 1:  # is added afterwards
         raise Unforeseen
     if x.dim() == 2:
         turned = run(aten.t.default, weight)
         return run(aten.mm.default, x, turned) if bias is None else run(aten.addmm.default, bias, x, turned)
     rows = (x.numel() // (x.shape[-1] or 1), x.shape[-1])
-    if bias is None:
+    if bias is None:  # a product of a batch, which torch lays flat itself
         turned = run(aten.t.default, weight)
         product = run(aten.mm.default, run(aten.view.default, x, rows), turned)
-    else:
-        flat = run(aten.view.default, x, rows)
-        product = run(aten.addmm.default, bias, flat, run(aten.t.default, weight))
+        return run(aten._unsafe_view.default, product, (*x.shape[:-1], product.shape[1]))
+    flat = run(aten.view.default, x, rows)
+    product = run(aten.addmm.default, bias, flat, run(aten.t.default, weight))
     return run(aten.view.default, product, (*x.shape[:-1], product.shape[1]))
 
 
@@ -65,31 +73,31 @@ def _batch_norm(*dims: int) -> Rule:
     return rule
 
 
-def _layer_norm(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> Outline:
+def layer_norm(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> Outline:
     shape, eps = values
     if not _are_sizes(shape) or type(eps) is not float:
         raise Unforeseen
     return run(aten.native_layer_norm.default, x, shape, weight, bias, eps)
 
 
-def _max_pool(run: Run, values: Any, x: Any) -> Outline:
+def max_pool(run: Run, values: Any, x: Any) -> Outline:
     kernel, stride, padding, ceil_mode, dilation, return_indices = values
     if return_indices or type(ceil_mode) is not bool:
         raise Unforeseen
-    kernel, stride, padding, dilation = map(_pair, (kernel, stride, padding, dilation))
-    args = [kernel, stride, padding, dilation, ceil_mode]
-    for default in (False, (1, 1), (0, 0)):  # torch leaves these out from the end
+    kernel, padding, dilation = map(_pair, (kernel, padding, dilation))
+    args = [kernel, () if stride is None else _pair(stride), padding, dilation, ceil_mode]
+    for default in (False, (1, 1), (0, 0), ()):  # torch leaves these out from the end
         if args[-1] != default:
             break
         args.pop()
     return run(aten.max_pool2d_with_indices.default, x, *args)
 
 
-def _adaptive_pool(run: Run, values: Any, x: Any) -> Outline:
+def adaptive_pool(run: Run, values: Any, x: Any) -> Outline:
     if x.dim() != 4:
         raise Unforeseen
     wanted = values[0] if type(values[0]) is tuple else (values[0], values[0])
-    if len(wanted) != 2:
+    if values[0] is None or len(wanted) != 2:
         raise Unforeseen
     sizes = tuple(own if size is None else size for size, own in zip(wanted, x.shape[2:], strict=True))
     if not _are_sizes(sizes):
@@ -101,7 +109,10 @@ def _adaptive_pool(run: Run, values: Any, x: Any) -> Outline:
 
 def _are_sizes(values: Any) -> bool:
     """Whether these are whole numbers in a tuple, and of Python's own sort."""
-    return type(values) is tuple and all(type(value) is int for value in values)
+    return type(values) is tuple and _WHOLE.issuperset(map(type, values))
+
+
+_WHOLE = frozenset({int})
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -161,14 +172,15 @@ def _flatten(run: Run, values: Any, x: Any) -> Outline:
     return run(aten.view.default, x, sizes)
 
 
-def _avg_pool(run: Run, values: Any, x: Any) -> Outline:
+def avg_pool(run: Run, values: Any, x: Any) -> Outline:
     kernel, stride, padding, ceil_mode, count_include_pad, divisor_override = values
-    kernel, stride, padding = map(_pair, (kernel, stride, padding))
+    kernel, padding = map(_pair, (kernel, padding))
     is_plain = type(ceil_mode) is type(count_include_pad) is bool and type(divisor_override) in (int, type(None))
-    if not is_plain or divisor_override == 0:
+    if not is_plain or divisor_override == 0 or abs(divisor_override or 0) >= 1 << 63:
         raise Unforeseen
-    args = [kernel, stride, padding, ceil_mode, count_include_pad, divisor_override]
-    for default in (None, True, False, (0, 0)):  # torch leaves these out from the end
+    given = () if stride is None else _pair(stride)
+    args = [kernel, given, padding, ceil_mode, count_include_pad, divisor_override]
+    for default in (None, True, False, (0, 0), ()):  # torch leaves these out from the end
         if args[-1] != default:
             break
         args.pop()
@@ -182,11 +194,11 @@ def _unary(name: str) -> Rule:
 
 RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
-    nn.Linear: _linear,
+    nn.Linear: linear,
     nn.BatchNorm1d: _batch_norm(2, 3),
     nn.BatchNorm2d: _batch_norm(4),
     nn.BatchNorm3d: _batch_norm(5),
-    nn.LayerNorm: _layer_norm,
+    nn.LayerNorm: layer_norm,
     nn.ReLU: _activation("relu"),
     nn.SiLU: _activation("silu"),
     nn.Hardswish: _activation("hardswish"),
@@ -195,9 +207,9 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.GELU: _gelu,
     nn.Sigmoid: _unary("sigmoid"),
     nn.Tanh: _unary("tanh"),
-    nn.MaxPool2d: _max_pool,
-    nn.AvgPool2d: _avg_pool,
-    nn.AdaptiveAvgPool2d: _adaptive_pool,
+    nn.MaxPool2d: max_pool,
+    nn.AvgPool2d: avg_pool,
+    nn.AdaptiveAvgPool2d: adaptive_pool,
     nn.Identity: _identity,
     nn.Dropout: _dropout,
     nn.Flatten: _flatten,

@@ -8,14 +8,14 @@ somebody else entered, autocast, values that are known, a class or function that
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from torchledger.capture.functions import Made
+from torchledger.capture.foresight import Foresight, Made
 from torchledger.capture.leaf_rules import RULES, Rule, Unforeseen
 from torchledger.capture.recorder import META, Recorder
 from torchledger.capture.scopes import Scopes
@@ -86,6 +86,8 @@ _OWN_METHODS = [
     (kind, name, getattr(kind, name)) for kind in _ATTRIBUTES for name in ("forward", *_METHODS.get(kind, ()))
 ]
 _TENSORS = (torch.Tensor, nn.Parameter)
+_STRIDED = torch.strided
+_END: Any = object()  # of a Sequential's modules
 _MODULE: Any = nn.Module
 _CALL, _OUTER_CALL = _MODULE._call_impl, _MODULE.__call__
 _is_closed = torch._C._is_torch_function_all_disabled  # the front door
@@ -119,14 +121,15 @@ class Flow:
     """
 
     __slots__ = ("allocation", "base", "layout", "offset", "tensor", "writes")
+    allocation: Allocation | None
+    base: Output  # this, and the offset, where there is no tensor
+    offset: int
+    writes: int  # to the storage of which there is no tensor yet, as autograd counts
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor: torch.Tensor | None = tensor
         self.layout: Layout = (tensor.shape, tensor.stride(), tensor.dtype)
-        self.allocation: Allocation | None = None
-        self.base: Output | None = None
-        self.offset = 0
-        self.writes = 0  # to the storage of which there is no tensor yet, as autograd counts
+        self.allocation = None
 
 
 class Leaves:
@@ -206,21 +209,23 @@ class Leaves:
 
     def _in_turn(self, sequential: nn.Module, x: Any) -> Any:
         """Return what the modules of a Sequential make of `x` one after the other."""
-        flow: Flow | None = None
-        is_checked = self._memo.is_checked
-        modules: Iterable[Any] = sequential._modules.values()
-        for module in modules:
-            if type(module) in _KINDS and not is_checked:
+        modules: Iterator[Any] = iter(sequential._modules.values())
+        module = next(modules, _END)
+        while module is not _END:
+            if type(module) in _KINDS and not self._memo.is_checked:
                 with torch._C.DisableTorchFunction():
-                    if flow is None and self._is_plain(x):
+                    if self._is_plain(x):
                         flow = Flow(x)
-                    if flow is not None and self._passes(module, flow):
                         x = None  # what is made of it may outlive it
-                        continue
-            if flow is not None:
-                x, flow = self._tensor(flow), None
+                        while type(module) in _KINDS and self._passes(module, flow):
+                            module = next(modules, _END)
+                        x = flow.tensor if flow.allocation is None else self._made(flow)
+                        del flow
+                if module is _END:
+                    break
             x = module(x)
-        return x if flow is None else self._tensor(flow)
+            module = next(modules, _END)
+        return x
 
     def _passes(self, module: nn.Module, flow: Flow) -> bool:
         """Book what a layer makes of what flows, where that can be told; return whether."""
@@ -238,13 +243,17 @@ class Leaves:
 
     def _is_plain(self, x: Any) -> bool:
         """Whether nothing but a layer and the sizes of its input `x` tells what it does with that."""
-        return type(x) is torch.Tensor and self._around.are_plain(in_front_door=False) and self._is_plain_input(x)
-
-    def _tensor(self, flow: Flow) -> torch.Tensor | None:
-        if flow.allocation is None:
-            return flow.tensor
-        with torch._C.DisableTorchFunction():
-            return self._made(flow)
+        return (
+            type(x) is torch.Tensor
+            and self._around.are_plain(in_front_door=False)
+            and x.is_meta
+            and x.layout is _STRIDED
+            and x.dtype.is_floating_point
+            and not x.is_neg()
+            and not x.is_inference()
+            and not x.requires_grad  # by which some functions go, also where no gradients are recorded
+            and self._recorder.is_plain(x.untyped_storage()._cdata)
+        )
 
     def _known(self, module: nn.Module, held: Held, layout: Layout) -> Done | None:
         """Return what a call does: remembered, or by rule; None where neither tells."""
@@ -254,17 +263,6 @@ class Leaves:
         except TypeError:  # a list for a tuple, which has no hash
             return None
         return done or self._foreseen(module, held, layout, key)
-
-    def _is_plain_input(self, x: torch.Tensor) -> bool:
-        return (
-            x.is_meta
-            and x.layout is torch.strided
-            and x.dtype.is_floating_point
-            and not x.is_neg()
-            and not x.is_inference()
-            and not x.requires_grad  # by which some functions go, also where no gradients are recorded
-            and self._recorder.is_plain(x.untyped_storage()._cdata)
-        )
 
     def _held_by(self, module: nn.Module) -> Held | None:
         """Return what a module holds now; None where its call must run."""
@@ -338,32 +336,12 @@ class Leaves:
         """Return what a call will do by rule, and remember it; None where no rule tells."""
         rule = _KINDS[type(module)].rule
         _, values, layouts, *_ = held
-        if rule is None or not all(map(_is_plain, values)):
+        if rule is None or not _are_plain(values):
             return None
-        operations: list[Operation] = []
-        storages: list[Made] = []
         x = Outline(*layout)
-
-        def run(func: Any, *args: Any, **kwargs: Any) -> Outline:
-            template, outlines = self._recorder.foreseen(func, args, kwargs)
-            place = len(operations)
-            operations.append(template.operation)
-            first: Outline | None = None
-            for source, is_argument, size, stride, dtype, offset in template.outputs:
-                if source is None:  # contiguous, by any rule; what comes beside the first is dropped at once
-                    died = None if first is None else place + 1
-                    storages.append(Made(size.numel() * dtype.itemsize, place, died))
-                    first = first or Outline(size, stride, dtype)
-                elif first is None:
-                    base = outlines[source]
-                    at = base.offset + offset
-                    first = base if is_argument else Outline(size, stride, dtype, base.root or base, at)
-            if first is None:
-                raise Unforeseen
-            return first
-
+        ahead = Foresight(self._recorder)
         try:
-            returned = rule(run, values, x, *[None if of is None else Outline(*of) for of in layouts])
+            returned = rule(ahead.run, values, x, *[None if of is None else Outline(*of) for of in layouts])
         except Unforeseen:
             return None
         except Exception:
@@ -372,10 +350,11 @@ class Leaves:
             return None  # of attributes of another sort than the rule knows: torch shall say what is wrong, if it is
         source = 0 if returned is x or returned.root is x else None
         laid = returned.shape, returned.strides, returned.dtype
-        output = Output(source, returned is x, *laid, 0 if source is None else returned.offset)
+        offset = 0 if source is None else returned.offset
+        output = Output(source, returned is x, returned.shape, returned.strides, returned.dtype, offset)
         given, shapes = (tuple(x.shape),), (tuple(returned.shape),)
-        writes = int(returned is x and bool(operations))
-        done = Done(tuple(operations), tuple(storages), output, laid, writes, given, shapes)
+        writes = int(returned is x and bool(ahead.operations))
+        done = Done(tuple(ahead.operations), tuple(ahead.storages), output, laid, writes, given, shapes)
         self._memo.put_call(key, done)
         return done
 
@@ -402,7 +381,8 @@ class Leaves:
                 torch._C._increment_version([flow.tensor])
         before = flow.allocation
         for size_of, born, died in storages:
-            allocation = Allocation(size_of, start + born, None if died is None else start + died, "activation")
+            at = start + born if born else start  # one number in all that is booked here, as far as it goes
+            allocation = Allocation(size_of, at, None if died is None else start + died, "activation")
             record.allocations.append(allocation)
             if died is None:
                 flow.allocation = allocation
@@ -422,7 +402,7 @@ class Leaves:
     def _made(self, flow: Flow) -> torch.Tensor:
         """Return a tensor for what the last layers have made."""
         base, allocation = flow.base, flow.allocation
-        assert base is not None and allocation is not None
+        assert allocation is not None
         with torch._C._DisableTorchDispatch():  # making it is no operation
             tensor = torch.empty_strided(base.size, base.stride, dtype=base.dtype, device=META)
             self._recorder.watch(tensor.untyped_storage(), allocation)
@@ -450,7 +430,7 @@ class Leaves:
                 and len(record.calls) == calls + 1
             )
             done = _done(x, returned, recorder, entries, calls, allocations, x._version - version) if is_plain else None
-        if done is not None and all(map(_is_plain, held[1])):
+        if done is not None and _are_plain(held[1]):
             self._memo.put_call(key, done)
         return returned, done
 
@@ -484,9 +464,13 @@ def _done(
     return Done(operations, storages, output, layout, writes, (tuple(x.shape),), (tuple(returned.shape),))
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether a value is a number, a text or a tuple of such, and no object of the user's to keep."""
-    return type(value) in _PLAIN or (type(value) is tuple and all(type(item) in _PLAIN for item in value))
+def _are_plain(values: tuple[Any, ...]) -> bool:
+    """Whether values are numbers, texts and tuples of such, and no objects of the user's to keep."""
+    for value in values:
+        kind = type(value)
+        if kind not in _PLAIN and (kind is not tuple or not _PLAIN.issuperset(map(type, value))):
+            return False
+    return True
 
 
 _PLAIN = frozenset({int, float, bool, str, type(None)})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -48,6 +49,7 @@ class Kind:
     name: str | None
     parameters: tuple[str, ...]
     defaults: dict[str, object]
+    stated: dict[str, object]  # the same as a record has them
     takes_device: bool
     takes_place: bool  # or a layout, a generator: what is no part of an operation
     composite: bool
@@ -94,10 +96,15 @@ def learn(func: Any) -> Kind:
     names = tuple(argument.name for argument in arguments)
     # The schemas of batch norms keep it to themselves that training updates these.
     undeclared = ("running_mean", "running_var") if "batch_norm" in packet and "backward" not in packet else ()
+    defaults = {a.name: a.default_value for a in arguments if a.has_default_value() and a.default_value is not None}
     kind = Kind(
         name=canonical(namespace, packet),
         parameters=names,
-        defaults={a.name: a.default_value for a in arguments if a.has_default_value() and a.default_value is not None},
+        defaults=defaults,
+        stated={
+            name: tuple(map(_plain, value)) if isinstance(value, (list, tuple)) else _plain(value)
+            for name, value in defaults.items()
+        },
         takes_device="device" in names,
         takes_place=not _PLACES.isdisjoint(names),
         composite=_has_kernel(func, "CompositeImplicitAutograd")
@@ -143,7 +150,13 @@ def flatten(values: Any, tensors: list[torch.Tensor], storages: list[int], key: 
         elif isinstance(value, (list, tuple)):
             if value and not isinstance(value[0], (int, float)):
                 key.append(len(value))
-                is_meta &= flatten(value, tensors, storages, key)
+                if len(value) > _FEW and _are_plain(value):  # all parameters of a model, for its optimizer
+                    tensors += value
+                    storages += [tensor.untyped_storage()._cdata for tensor in value]
+                    for tensor in value:
+                        key += (tensor.shape, tensor.stride(), tensor.dtype)
+                else:
+                    is_meta &= flatten(value, tensors, storages, key)
             else:
                 key += (*map(type, value), *value, len(value))
         elif isinstance(value, _UNKEYED):
@@ -154,26 +167,73 @@ def flatten(values: Any, tensors: list[torch.Tensor], storages: list[int], key: 
 
 
 _TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
+_FEW = 8
+_place_of, _layout_of = operator.attrgetter("is_meta"), operator.attrgetter("layout")
 
 
-def outlined(values: Iterable[Any], outlines: list[Outline], key: list[Any]) -> None:
-    """Append to `key` what `flatten` would for the tensors that outlines stand for; these go to `outlines`."""
-    for value in values:
-        kind = type(value)
-        if kind is Outline:
-            outlines.append(value)
+def _are_plain(values: Sequence[Any]) -> bool:
+    """Whether these are strided tensors on meta."""
+    if not _TENSORS.issuperset(map(type, values)) or False in map(_place_of, values):
+        return False
+    return {torch.strided}.issuperset(map(_layout_of, values))
+
+
+def outlined(
+    kind: Kind, args: Sequence[Any], kwargs: dict[str, Any], outlines: list[Outline], key: list[Any]
+) -> dict[str, object]:
+    """Return what `arguments_of` would of a call with outlines for tensors, of which there are none beside lists.
+
+    The outlines go to `outlines`, and to `key` what `flatten` would append for the tensors that they stand for.
+    """
+    found: dict[str, object] = {}
+    for name, value in zip(kind.parameters, args, strict=False):
+        inner = type(value)
+        if inner is Outline:
             key += (value.shape, value.strides, value.dtype)
-        elif kind is tuple or kind is list:
-            if value and type(value[0]) is Outline:
-                key.append(len(value))
-                outlined(value, outlines, key)
-            else:
-                key += (*map(type, value), *value, len(value))
+            found[name] = _reference(len(outlines))
+            outlines.append(value)
+        elif inner in _NUMBERS:
+            key += (inner, value)
+            found[name] = value
         else:
-            key += (kind, value)
+            found[name] = _stated(value, outlines, key)
+    if kwargs:
+        key.extend(kwargs)
+        for name, value in kwargs.items():
+            found[name] = _stated(value, outlines, key)
+    for name, default in kind.stated.items():
+        if name not in found:
+            found[name] = default
+    if kind.takes_place:
+        for name in _PLACES:
+            found.pop(name, None)
+    return found
+
+
+def _stated(value: Any, outlines: list[Outline], key: list[Any]) -> object:
+    inner = type(value)
+    if inner is Outline:
+        key += (value.shape, value.strides, value.dtype)
+        outlines.append(value)
+        return _reference(len(outlines) - 1)
+    if inner is tuple or inner is list:
+        if _SIZES.issuperset(map(type, value)):
+            key += (*map(type, value), *value, len(value))
+            return tuple(value)
+        key.append(len(value))
+        if {Outline}.issuperset(map(type, value)):
+            for item in value:
+                key += (item.shape, item.strides, item.dtype)
+            first = len(outlines)
+            outlines += value
+            return tuple(map(_reference, range(first, len(outlines))))
+        return tuple([_stated(item, outlines, key) for item in value])
+    key += (inner, value)
+    return _plain(value)
 
 
 _KEYED = frozenset({int, float, bool, type(None), str, torch.dtype, torch.device, torch.layout, torch.memory_format})
+_SIZES = frozenset({int, float, bool})
 
 
 def sharing(tensors: list[torch.Tensor], storages: list[int]) -> Any:
@@ -224,14 +284,12 @@ def arguments_of(kind: Kind, args: Sequence[Any], kwargs: dict[str, Any]) -> dic
 
     def plain(value: Any) -> object:
         nonlocal count
-        if isinstance(value, (Outline, torch.Tensor)):
+        if isinstance(value, torch.Tensor):
             count += 1
-            return _REFERENCES[count - 1] if count <= len(_REFERENCES) else TensorRef(count - 1)
+            return _reference(count - 1)
         if isinstance(value, (list, tuple)):
             return tuple(value) if _NUMBERS.issuperset(map(type, value)) else tuple(map(plain, value))
-        if value is None or isinstance(value, (bool, int, float, complex, str)):
-            return value
-        return None if isinstance(value, _UNKEYED) else str(value).removeprefix("torch.")
+        return _plain(value)
 
     found: dict[str, Any] = dict(zip(kind.parameters, args, strict=False))
     found.update(kwargs)
@@ -239,13 +297,24 @@ def arguments_of(kind: Kind, args: Sequence[Any], kwargs: dict[str, Any]) -> dic
         inner = type(value)
         if inner not in _NUMBERS and (inner is not tuple or not _NUMBERS.issuperset(map(type, value))):
             found[name] = plain(value)
-    for name, value in kind.defaults.items():
+    for name, default in kind.stated.items():
         if name not in found:
-            found[name] = plain(value)
+            found[name] = default
     if kind.takes_place:
         for name in _PLACES:
             found.pop(name, None)
     return found
+
+
+def _plain(value: Any) -> object:
+    """Return what stands in a record for an argument that is neither a tensor nor a list."""
+    if value is None or isinstance(value, (bool, int, float, complex, str)):
+        return value
+    return None if isinstance(value, _UNKEYED) else str(value).removeprefix("torch.")
+
+
+def _reference(place: int) -> TensorRef:
+    return _REFERENCES[place] if place < len(_REFERENCES) else TensorRef(place)
 
 
 _REFERENCES = tuple(map(TensorRef, range(16)))

@@ -43,13 +43,14 @@ from torchledger.capture.operations import (
 )
 from torchledger.capture.routing import Routes, choice_of
 from torchledger.capture.scopes import Scopes
-from torchledger.capture.shape_rules import RULES, corrects
+from torchledger.capture.shape_rules import RULES, container_of, corrects
 from torchledger.capture.shapes import Holes, Memo, Nothing, Outline, Output, Template, classify
 from torchledger.capture.twins import Copies, Twins
 from torchledger.inputs import mapped, tensors_in
 from torchledger.record import TABLES, Allocation, Entry, Operation, Phase, Record, StorageKind, TensorInfo
 
 META, CPU = torch.device("meta"), torch.device("cpu")
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
 _EMPTY = torch.ops.aten.empty.memory_format
 _DETACH = torch.ops.aten.detach.default
 _DTYPES = {int: torch.int64, bool: torch.bool}  # of numbers that a dtype is not said of
@@ -158,7 +159,9 @@ class Recorder(TorchDispatchMode):
         self.routes = Routes()
         self.phase: Phase = "forward"
         self._silent = False
-        self._expected: dict[int, Allocation] = {}  # by id of a tensor of the user's that has no stand-in yet
+        # Of tensors of the user's that have no stand-in yet: those of which none has come up, then all others by id.
+        self._expected: list[tuple[list[torch.Tensor], list[Allocation]]] = []
+        self._awaited: dict[int, Allocation] = {}
         self.script_reads_lists = False  # x.tolist() in TorchScript: a copy on the CPU is read
         self.wholes: Mapping[Any, Callable[..., Any]] = {}  # by overload: what books it as one operation
 
@@ -170,8 +173,10 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if types and any(kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ for kind in types):
-            return NotImplemented  # the subclass goes first: what it is made of comes here again
+        if types and not _PLAIN.issuperset(types):
+            own = torch.Tensor.__torch_dispatch__
+            if any(kind.__torch_dispatch__ is not own for kind in types):
+                return NotImplemented  # the subclass goes first: what it is made of comes here again
         with torch._C.DisableTorchFunction():
             if not self.autocast or self._twins is None or self._comes_apart(KINDS.get(func) or learn(func)):
                 return self._handle(func, args, kwargs or {})
@@ -204,11 +209,14 @@ class Recorder(TorchDispatchMode):
         """
         booked = [Allocation(size, 0, None, kind, owner) for owner, size in enumerate(sizes, first)]
         self.record.allocations += booked
-        self._expected.update(zip(map(id, tensors), booked, strict=True))
+        self._expected.append((tensors, booked))
 
     def arrived(self, tensor: torch.Tensor, stand_in: torch.Tensor) -> None:
         """Know the stand-in of a tensor that waited for one."""
-        allocation = self._expected.pop(id(tensor), None)
+        for tensors, booked in self._expected:
+            self._awaited.update(zip(map(id, tensors), booked, strict=True))
+        self._expected.clear()
+        allocation = self._awaited.pop(id(tensor), None)
         if allocation is None:  # no module of the model's holds it
             self.know([stand_in])
         else:
@@ -321,6 +329,8 @@ class Recorder(TorchDispatchMode):
     def close(self) -> None:
         """Stop listening to storages: what is alive now outlived the run."""
         self._lives.clear()
+        self._expected.clear()
+        self._awaited.clear()
         self._on_death = _leave  # the other one leads back here
 
     @contextmanager
@@ -563,24 +573,21 @@ class Recorder(TorchDispatchMode):
         where no rule has an answer.
         """
         kind = KINDS.get(func) or learn(func)
-        outlines: list[Outline] = []
-        key: list[Any] = [func, torch.get_default_dtype()]
-        outlined(args, outlines, key)
-        if kwargs:
-            key.extend(kwargs)
-            outlined(kwargs.values(), outlines, key)
-        if len(outlines) > 1:
-            key.append(None)  # as where none share a storage
-        # The rule must answer, also where the memo could: on the way to what it does not know, torch may do more.
         rule = RULES.get(func)
+        # The rule must answer, also where the memo could: on the way to what it does not know, torch may do more.
         outputs = rule(*args, **kwargs) if rule is not None else None
         if outputs is None or kind.name is None or self._memo is None:
             raise Unforeseen
+        outlines: list[Outline] = []
+        key: list[Any] = [func, torch.get_default_dtype()]
+        arguments = outlined(kind, args, kwargs, outlines, key)
+        if len(outlines) > 1:
+            key.append(None)  # as where none share a storage
         known = tuple(key)
         template = self._memo.get(known)
         if template is None:
-            operation = outlined_operation(kind.name, arguments_of(kind, args, kwargs), outlines, outputs)
-            template = Template(operation, outputs, tuple if len(outputs) > 1 else None)
+            operation = outlined_operation(kind.name, arguments, outlines, outputs)
+            template = Template(operation, outputs, container_of(func, outputs))
             self._memo.put(known, template)
         return template, outlines
 
@@ -648,7 +655,7 @@ class Recorder(TorchDispatchMode):
         if outputs is None or kind.name is None or self._memo is None:
             return None
         operation = operation_of(kind.name, arguments_of(kind, args, kwargs), tensors, outputs)
-        template = Template(operation, outputs, tuple if len(outputs) > 1 else None)
+        template = Template(operation, outputs, container_of(func, outputs))
         self._memo.put(key, template)
         return template
 

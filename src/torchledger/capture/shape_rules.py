@@ -3,8 +3,9 @@
 torch's own meta kernels for these take up to a millisecond, and the first convolution imports sympy, the first matrix
 product torch._dynamo: a second and 70 MB that nothing here needs.
 
-A rule answers for plain cases only (contiguous tensors of one shape and dtype) and else returns None, also where the
-operation would fail: the kernel runs then. Every rule is compared with its kernel in the tests.
+A rule answers for plain cases only (contiguous tensors, for some also channels-last ones, of one dtype) and else
+returns None, also where the operation would fail: the kernel runs then. Every rule is compared with its kernel in the
+tests.
 """
 
 from __future__ import annotations
@@ -50,6 +51,24 @@ def _plain(tensor: Any) -> bool:
     return tensor.stride() == _contiguous(shape) and 0 not in shape
 
 
+def _like(x: Any) -> Output | None:
+    """Return what an elementwise operation makes of `x`: laid out alike, for what is plain or channels-last."""
+    if _plain(x):
+        return fresh(x.shape, x.dtype)
+    inner = _INNER.get(len(x.shape))
+    if inner is None or 0 in x.shape:
+        return None
+    order = (0, *inner, 1)  # of dimensions, from the outermost
+    steps = dict(zip(order, _contiguous(tuple([x.shape[dim] for dim in order])), strict=True))
+    stride = tuple([steps[dim] for dim in range(len(order))])
+    # A dimension of size 1 may have any stride, by which kernels do not go alike; and what is contiguous as well is
+    # laid out as that.
+    return None if x.stride() != stride or x.is_contiguous() else Output(None, False, x.shape, stride, x.dtype, 0)
+
+
+_INNER = {4: (2, 3), 5: (2, 3, 4)}  # the dimensions of images and volumes that lie between batch and channels
+
+
 def _convolution(
     x: Any,
     weight: Any,
@@ -61,37 +80,38 @@ def _convolution(
     output_padding: Any,
     groups: int,
 ) -> Outputs | None:
-    spatial = weight.dim() - 2
-    if transposed or x.dim() != weight.dim() or spatial < 1 or x.dtype != weight.dtype:
+    sizes, kernel, dtype = x.shape, weight.shape, x.dtype
+    spatial = len(kernel) - 2
+    if transposed or len(sizes) != len(kernel) or spatial < 1 or dtype != weight.dtype:
         return None
     channels_last = False
     if not x.is_contiguous() or not weight.is_contiguous():
         channels_last = _is_channels_last(x) or _is_channels_last(weight)
         if not channels_last and not x.is_contiguous():
             return None
-    if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups or not x.numel():
+    channels = kernel[0]
+    if sizes[1] != kernel[1] * groups or channels % groups or 0 in sizes:
         return None
-    if bias is not None and (tuple(bias.shape) != (weight.shape[0],) or bias.dtype != x.dtype):
+    if bias is not None and (bias.shape != (channels,) or bias.dtype != dtype):
         return None
-    if not {len(stride), len(padding), len(dilation)} <= {1, spatial}:
-        return None
-    # A list of one stands for all dimensions.
-    steps = stride if len(stride) == spatial else [*stride] * spatial
-    pads = padding if len(padding) == spatial else [*padding] * spatial
-    dilates = dilation if len(dilation) == spatial else [*dilation] * spatial
-    sizes = []
-    for length, width, step, pad, dilate in zip(x.shape[2:], weight.shape[2:], steps, pads, dilates, strict=True):
-        room = length + 2 * pad - dilate * (width - 1) - 1
+    if not len(stride) == len(padding) == len(dilation) == spatial:
+        if not {len(stride), len(padding), len(dilation)} <= {1, spatial}:
+            return None
+        # A list of one stands for all dimensions.
+        stride, padding, dilation = (v if len(v) == spatial else [*v] * spatial for v in (stride, padding, dilation))
+    made = [sizes[0], channels]
+    for place in range(spatial):
+        step, pad, dilate = stride[place], padding[place], dilation[place]
+        room = sizes[place + 2] + 2 * pad - dilate * (kernel[place + 2] - 1) - 1
         if room < 0 or step < 1 or pad < 0 or dilate < 1:
             return None
-        sizes.append(room // step + 1)
-    made = fresh((x.shape[0], weight.shape[0], *sizes), x.dtype)
+        made.append(room // step + 1)
+    output = fresh(tuple(made), dtype)
     if not channels_last:
-        return (made,)
+        return (output,)
     # As real kernels do, on CPU and CUDA; torch's meta kernel forgets the layout.
-    inner = _contiguous((*sizes, weight.shape[0]))
-    stride = (math.prod(made.size[1:]), 1, *inner[:-1])
-    return (made._replace(stride=stride),)
+    inner = _contiguous((*made[2:], channels))
+    return (output._replace(stride=(math.prod(made[1:]), 1, *inner[:-1])),)
 
 
 def _max_pool(
@@ -156,7 +176,7 @@ def _batch_norm(
 
 def _layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> Outputs | None:
     shape = tuple(shape)
-    if not shape or tuple(x.shape[-len(shape) :]) != shape or not _plain(x) or x.dtype not in _SHARED or not x.numel():
+    if not shape or tuple(x.shape[-len(shape) :]) != shape or x.dtype not in _SHARED or 0 in x.shape:
         return None
     if any(t is not None and (tuple(t.shape) != shape or t.dtype != x.dtype) for t in (weight, bias)):
         return None
@@ -165,33 +185,45 @@ def _layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> Outpu
 
 
 def _unary(x: Any, *_: Any, **__: Any) -> Outputs | None:
-    return (fresh(x.shape, x.dtype),) if _plain(x) and x.is_floating_point() else None
+    made = _like(x) if x.is_floating_point() else None
+    return None if made is None else (made,)
 
 
 def _gelu(x: Any, *, approximate: str = "none") -> Outputs | None:
     return _unary(x) if approximate in ("none", "tanh") else None
 
 
+def _clamp(x: Any, low: Any = None, high: Any = None) -> Outputs | None:
+    limits = {type(low), type(high)} - {type(None)}
+    return _unary(x) if limits and limits <= {int, float} else None
+
+
 def _unary_in_place(x: Any, *_: Any, **__: Any) -> Outputs | None:
-    if not _plain(x) or not x.is_floating_point():
+    if not x.is_floating_point() or _like(x) is None:
         return None
     return (Output(0, True, x.shape, x.stride(), x.dtype, 0),)
 
 
 def _binary(x: Any, y: Any, *, alpha: Any = 1) -> Outputs | None:
-    if type(alpha) not in (int, float):
+    if type(alpha) not in (int, float) or not isinstance(x, _TENSORS) or not x.is_floating_point():
         return None
-    if not isinstance(y, _TENSORS) or x.dtype != y.dtype or not x.is_floating_point():
-        return None
-    if not (_plain(x) and _plain(y)):
+    if not isinstance(y, _TENSORS):
+        return _unary(x) if type(y) in (int, float) else None
+    if x.dtype != y.dtype:
         return None
     if x.shape == y.shape:
-        return (fresh(x.shape, x.dtype),)
+        made = _like(x)
+        return None if made is None or made.stride != y.stride() else (made,)
     # One is spread over the other, which has the shape of the result.
-    small, large = sorted((x.shape, y.shape), key=math.prod)
-    if len(small) != len(large) or any(own not in (1, size) for own, size in zip(small, large, strict=True)):
+    small, large = sorted((x, y), key=lambda tensor: (len(tensor.shape), tensor.numel()))
+    made = _like(large)
+    lead = len(large.shape) - len(small.shape)
+    sizes = small.shape
+    if made is None or any(own not in (1, size) for own, size in zip(sizes, large.shape[lead:], strict=True)):
         return None
-    return (fresh(large, x.dtype),)
+    # The result is laid out as the large one, but where the small one has its dimensions in another order.
+    has_order = sum(size != 1 for size in sizes) > 1
+    return (made,) if _plain(small) and (_plain(large) or not has_order) else None
 
 
 def _mm(left: Any, right: Any) -> Outputs | None:
@@ -247,15 +279,24 @@ def _transpose(x: Any) -> Outputs | None:
 
 
 def _view(x: Any, shape: Any) -> Outputs | None:
-    if not _plain(x) or (shape and min(shape) < 0) or math.prod(shape) != x.numel():
+    if not _plain(x):
+        return None
+    if -1 in shape:
+        place, rest = shape.index(-1), -math.prod(shape)
+        if rest < 1 or x.numel() % rest:
+            return None
+        shape = [*shape[:place], x.numel() // rest, *shape[place + 1 :]]
+    if (shape and min(shape) < 0) or math.prod(shape) != x.numel():
         return None
     return (Output(0, False, torch.Size(shape), _contiguous(tuple(shape)), x.dtype, 0),)
 
 
 def _binary_in_place(x: Any, y: Any, *, alpha: Any = 1) -> Outputs | None:
-    if type(alpha) not in (int, float):
+    if type(alpha) not in (int, float) or not isinstance(x, _TENSORS):
         return None
-    if not isinstance(y, _TENSORS) or x.dtype != y.dtype or not x.is_floating_point() or not _plain(x):
+    if not isinstance(y, _TENSORS):
+        return _unary_in_place(x) if type(y) in (int, float) else None
+    if x.dtype != y.dtype or not x.is_floating_point() or _like(x) is None:
         return None
     lead = len(x.shape) - len(y.shape)
     if lead < 0 or any(own not in (1, size) for own, size in zip(y.shape, x.shape[lead:], strict=True)):
@@ -359,26 +400,46 @@ def _softmax(x: Any, dim: int, half_to_float: bool) -> Outputs | None:
     return (fresh(x.shape, x.dtype),)
 
 
+def _split(x: Any, size: int, dim: int = 0) -> Outputs | None:
+    place = _wrapped(dim, x.dim())
+    if place is None or size < 1 or not x.shape[place]:
+        return None
+    length, step = x.shape[place], x.stride()[place]
+    before, after = x.shape[:place], x.shape[place + 1 :]
+    parts = [(start, min(size, length - start)) for start in range(0, length, size)]
+    return tuple([_seen(x, (*before, width, *after), x.stride(), start * step)[0] for start, width in parts])
+
+
+def _roll(x: Any, shifts: Any, dims: Any = ()) -> Outputs | None:
+    if not dims or len(shifts) != len(dims) or not _plain(x):
+        return None
+    if any(_wrapped(dim, x.dim()) is None for dim in dims):
+        return None
+    return (fresh(x.shape, x.dtype),)
+
+
 def _cat(tensors: Any, dim: int = 0) -> Outputs | None:
     first = tensors[0]
-    count = first.dim()
+    sizes, dtype = first.shape, first.dtype
+    count = len(sizes)
     if not -count <= dim < count:
         return None
     dim %= count
-    rest = (*first.shape[:dim], *first.shape[dim + 1 :])
-    total = 0
+    before, after = sizes[:dim], sizes[dim + 1 :]
+    total, alike = 0, None
     for tensor in tensors:
-        shape = tensor.shape
-        if (
-            len(shape) != first.dim()
-            or tensor.dtype != first.dtype
-            or (*shape[:dim], *shape[dim + 1 :]) != rest
-            or not _plain(tensor)
-        ):
+        shape, strides = tensor.shape, tensor.stride()
+        if alike == (shape, strides, tensor.dtype):  # as many are
+            total += shape[dim]
+            continue
+        alike = shape, strides, tensor.dtype
+        if len(shape) != count or tensor.dtype != dtype or shape[:dim] != before or shape[dim + 1 :] != after:
+            return None
+        # Of channels-last alone, as it may be where channels do not lie before places, is the result that too.
+        if strides != _contiguous(shape) and count in _INNER and not strides[1] > strides[-1]:
             return None
         total += shape[dim]
-    shape = (*first.shape[:dim], total, *first.shape[dim + 1 :])
-    return (fresh(shape, first.dtype),) if math.prod(shape) else None
+    return (fresh((*before, total, *after), dtype),) if total and 0 not in before and 0 not in after else None
 
 
 def _table() -> dict[str, Callable[..., Outputs | None]]:
@@ -390,6 +451,9 @@ def _table() -> dict[str, Callable[..., Outputs | None]]:
         "native_batch_norm.default": _batch_norm,
         "native_layer_norm.default": _layer_norm,
         "cat.default": _cat,
+        "split.Tensor": _split,
+        "roll.default": _roll,
+        "clamp.default": _clamp,
         "mm.default": _mm,
         "addmm.default": _addmm,
         "bmm.default": _bmm,
@@ -411,6 +475,7 @@ def _table() -> dict[str, Callable[..., Outputs | None]]:
         "add.Tensor": _binary,
         "sub.Tensor": _binary,
         "mul.Tensor": _binary,
+        "div.Tensor": _binary,
     }
     table["gelu.default"] = _gelu
     for name in (
@@ -423,6 +488,7 @@ def _table() -> dict[str, Callable[..., Outputs | None]]:
         "tanh",
         "leaky_relu",
         "elu",
+        "exp",
     ):
         table[f"{name}.default"] = _unary
     for name in ("relu_", "silu_", "hardswish_", "hardsigmoid_", "hardtanh_", "sigmoid_"):
@@ -431,6 +497,14 @@ def _table() -> dict[str, Callable[..., Outputs | None]]:
 
 
 RULES = overloads(_table())
+_LISTED = frozenset(overloads({"split.Tensor": None}))  # a list, also of one tensor
+
+
+def container_of(func: Any, outputs: Outputs) -> type | None:
+    """Return what an operation puts the tensors into that it returns; None for one tensor."""
+    return list if func in _LISTED else tuple if len(outputs) > 1 else None
+
+
 _GROUPED_MM, _CONVOLUTION = (overloads({name: name}) for name in ("_grouped_mm.default", "convolution.default"))
 
 
