@@ -484,8 +484,8 @@ def test_sums_of_the_largest_sizes_still_print() -> None:
 
 def held(module: str, *names: str, trains: bool = True) -> HeldByModule:
     count = len(names)
-    shapes = tuple(torch.Size((place + 2, 3)) for place in range(count))
-    return HeldByModule(module, names, shapes, ("float32",) * count, (trains,) * count)
+    layouts = tuple((torch.Size((place + 2, 3)), (3, 1), torch.float32) for place in range(count))
+    return HeldByModule(module, (*names, "absent"), (*layouts, None), (trains,) * count)
 
 
 def test_rows_are_written_out_in_order_when_asked_for() -> None:
@@ -530,7 +530,8 @@ def test_rows_are_written_out_in_order_when_asked_for() -> None:
 
 def test_one_module_may_hold_what_trains_and_what_does_not() -> None:
     state = State()
-    state.hold([HeldByModule("a", ("x", "y"), ((2,), (5,)), ("float32",) * 2, (False, True))])
+    layouts = (((2,), (1,), torch.float32), None, ((5,), (1,), torch.float32))
+    state.hold([HeldByModule("a", ("x", "none", "y"), layouts, (False, True))])
     assert list(state.sizes()) == [("a", 7, 5, None)]
 
 

@@ -164,19 +164,23 @@ class ParameterInfo(NamedTuple):
 
 
 class HeldByModule(NamedTuple):
-    """The parameters or buffers that one module holds, none of which is an alias, by what a row has of each."""
+    """The parameters or buffers that one module holds, none of which is an alias.
+
+    `layouts`: of each name shape, stride and dtype as torch has them; None where there is no tensor. `trainable`: of
+    those that are there.
+    """
 
     module: str
     names: tuple[str, ...]
-    shapes: tuple[Shape, ...]
-    dtypes: tuple[str, ...]
+    layouts: tuple[tuple[Shape, Shape, object] | None, ...]
     trainable: tuple[bool, ...]
 
     def rows(self) -> list[ParameterInfo]:
         prefix = f"{self.module}." if self.module else ""
-        found = zip(self.names, self.shapes, self.dtypes, self.trainable, strict=True)
+        found = [(name, layout) for name, layout in zip(self.names, self.layouts, strict=True) if layout is not None]
         return [
-            ParameterInfo(prefix + name, self.module, tuple(shape), of, trains) for name, shape, of, trains in found
+            ParameterInfo(prefix + name, self.module, tuple(shape), str(dtype).removeprefix("torch."), trains)
+            for (name, (shape, _, dtype)), trains in zip(found, self.trainable, strict=True)
         ]
 
 
@@ -201,7 +205,7 @@ class State(Sequence[ParameterInfo]):
         for one in held:
             self._held = self._held or [*self._rows]
             self._held.append(one)
-            self._count += len(one.names)
+            self._count += len(one.trainable)
 
     def clear(self) -> None:
         self._rows, self._held, self._count = [], [], 0
@@ -210,11 +214,10 @@ class State(Sequence[ParameterInfo]):
         """Yield modules, elements of what they hold and of those that train, and what it is an alias of; in order."""
         for one in self._held or self._rows:
             if isinstance(one, HeldByModule):
-                elements = trained = sum(map(math.prod, one.shapes))
+                sizes = [math.prod(layout[0]) for layout in one.layouts if layout is not None]
+                elements = trained = sum(sizes)
                 if False in one.trainable:
-                    trained = sum(
-                        math.prod(shape) for shape, trains in zip(one.shapes, one.trainable, strict=True) if trains
-                    )
+                    trained = sum(size for size, trains in zip(sizes, one.trainable, strict=True) if trains)
                 yield one.module, elements, trained, None
             else:
                 elements = one.elements

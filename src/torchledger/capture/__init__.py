@@ -433,20 +433,16 @@ def _list_waiting(
     sizes: list[int] = []
     found: list[HeldByModule] = []
     for module_path, held in waits:
-        names, layouts, real = held.names, held.layouts, held.real
-        if len(names) == len(held.bytes):
-            tensors += real.values()  # type: ignore[arg-type]
+        count = len(held.bytes)
+        if len(held.names) == count:
+            tensors += held.real.values()  # type: ignore[arg-type]
         else:  # a bias that is not there
-            names = tuple([name for name, layout in zip(names, layouts, strict=True) if layout is not None])
-            layouts = tuple([layout for layout in layouts if layout is not None])
-            tensors += [tensor for tensor in real.values() if tensor is not None]
-        shapes = tuple([layout[0] for layout in layouts])  # type: ignore[index]
-        dtypes = tuple([dtype_name(layout[2]) for layout in layouts])  # type: ignore[index]
-        found.append(HeldByModule(module_path, names, shapes, dtypes, held.trains))
+            tensors += [tensor for tensor in held.real.values() if tensor is not None]
+        found.append(HeldByModule(module_path, held.names, held.layouts, held.trains))
         sizes += held.bytes
         if kind == "parameter":
-            held.places = range(place, place + len(names))
-            place += len(names)
+            held.places = range(place, place + count)
+            place += count
     listed.hold(found)
     recorder.expect(tensors, sizes, kind, first)
     waits.clear()

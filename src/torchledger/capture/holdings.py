@@ -67,12 +67,10 @@ class Swapped:
         self._seen: set[int] = set()
         self._saved: list[tuple[Any, Any]] = []  # (dict, list, set, deque or array, a copy of it)
         self._flat: list[tuple[list[Any], tuple[Any, ...]]] = []  # lists of numbers and texts, with what is in them
-        self._empty: list[Any] = []  # dicts and sets with nothing in them, but for hooks of modules
+        self._empty: list[Any] = []  # dicts and sets with nothing in them, flags of modules that are unset among these
         self._modules: list[nn.Module] = []
         self.kinds: list[type] = []  # the classes of modules
-        # Dicts of modules: the dict, its keys, its values. Attributes, the hooks among which are empty; other such and
-        # dicts of children.
-        self._attributes: list[tuple[dict[str, Any], tuple[str, ...], tuple[Any, ...]]] = []
+        # Dicts of modules, attributes and children: the dict, its keys, its values.
         self._dicts: list[tuple[dict[str, Any], tuple[str, ...], tuple[Any, ...]]] = []
         self._names: dict[type, tuple[str, ...]] = {}  # of the attributes that a module of a class had last
         self.functions: list[Any] = []  # what hangs on the model and may have a cache
@@ -128,20 +126,15 @@ class Swapped:
             for _, waiting in waits:  # whoever still holds one finds what it held last
                 waiting.make, waiting.real = None, _GONE
         self._waiting.clear()
-        for held, names, values in self._attributes:
-            if (*held,) != names or False in map(operator.is_, held.values(), values):
-                _put_back_dict(held, dict(zip(names, values, strict=True)))
-            if any(hooks := _hooks_of(values)):
-                steps += [holder.clear for holder in hooks if holder]
         for held, names, values in self._dicts:
             if (*held,) != names or False in map(operator.is_, held.values(), values):
                 _put_back_dict(held, dict(zip(names, values, strict=True)))
-        self._attributes.clear()  # nobody but a module shall hold its dicts: the next run counts who does
-        self._dicts.clear()
+        self._dicts.clear()  # nobody but a module shall hold its dicts: the next run counts who does
         for listed, items in self._flat:
             if len(listed) != len(items) or False in map(operator.is_, listed, items):
                 steps.append(functools.partial(_put_back, listed, items))
-        steps += [holder.clear for holder in self._empty if holder]
+        if any(self._empty):
+            steps += [holder.clear for holder in self._empty if holder]
         steps += [functools.partial(_put_back, holder, content) for holder, content in self._saved]
         steps += [functools.partial(_put_back_slot, *slot) for slot in self._slots]
         steps += self._others
@@ -208,7 +201,7 @@ class Swapped:
 
         A model has hundreds of modules: names that each of them needs are looked up once.
         """
-        modules, known, dicts, waiting, flat = self._modules, self._attributes, self._dicts, self._waiting, self._flat
+        modules, dicts, waiting, flat = self._modules, self._dicts, self._waiting, self._flat
         seen, may_wait, names_of = self._seen, self._may_wait, self._names
         rare, switched, empty, training = self._rare, self._switched, self._empty, self._training
 
@@ -230,12 +223,12 @@ class Swapped:
                 names_of[kind] = names
             else:
                 is_plain = False
-            if not is_plain or any(_hooks_of(values)):
+            dicts.append((attributes, names, values))
+            if not is_plain or any(hooks := _hooks_of(values)):
                 rare.append(module)
-                dicts.append((attributes, names, values))
                 self._look_into(attributes, names, pending)
                 return
-            known.append((attributes, names, values))
+            empty.extend(hooks)
             if values[_TRAINING] is not training and training is not None and number in planned:
                 switched.append((attributes, values[_TRAINING]))
             parameters, buffers, children = _inner_of(values)
