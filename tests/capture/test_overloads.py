@@ -110,6 +110,29 @@ def test_torchscript_is_booked_as_the_module(name: str, form: str, training: boo
     assert all(type(parameter) is nn.Parameter and not parameter.is_meta for parameter in model.parameters())
 
 
+def test_what_a_script_books_does_not_hang_on_earlier_runs() -> None:
+    """TorchScript optimises a graph for what it was given first, for all scripts of a class."""
+
+    class Dropping(nn.Module):
+        """Of the test's own, which nothing else has run."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(self.inner(x).relu(), 0.5, self.training).view(-1)
+
+    plain = Dropping()
+    script = torch.jit.script(plain)
+    for training in (True, False, True):
+        for _ in range(3):
+            found, expected = (
+                analyze(model, ROWS, training=training, execute=True, mode="as_is") for model in (script, plain)
+            )
+            assert booked(found) == booked(expected)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_an_exported_graph_is_booked_as_the_module(training: bool) -> None:
     plain = Attention().train(training)

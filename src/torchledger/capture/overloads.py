@@ -50,6 +50,9 @@ def _taken_apart(func: Any, *args: Any, **kwargs: Any) -> Any:
     return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
 
 
+_JIT: Any = torch.jit
+
+
 @contextlib.contextmanager
 def from_torchscript(recorder: Recorder, devices: Iterable[str]) -> Iterator[None]:
     """Book whole what TorchScript runs on tensors that lie on `devices`, in this thread."""
@@ -58,7 +61,9 @@ def from_torchscript(recorder: Recorder, devices: Iterable[str]) -> Iterator[Non
         for func in WHOLE:
             for key in {_KEYS[device] for device in devices if device in _KEYS}:
                 library.impl(func, functools.partial(_kernel, recorder, func), key)
-        yield
+        # By what a graph was run with before, its optimiser makes other operations of it.
+        with _JIT.optimized_execution(False):
+            yield
     finally:
         library._destroy()
 
