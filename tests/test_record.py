@@ -18,22 +18,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 from torchledger import Ledger, UserError, analyze
+from torchledger.parameters import HeldByModule, ParameterInfo, ParameterRows
 from torchledger.record import (
     ITEM_SIZES,
     SCHEMA,
     Allocation,
     Entry,
-    HeldByModule,
     Measured,
     Measurement,
     ModuleCall,
     ModuleInfo,
     Operation,
     OutputInfo,
-    ParameterInfo,
     Phase,
     Record,
-    State,
     StorageKind,
     TensorInfo,
     TensorRef,
@@ -498,8 +496,8 @@ def test_rows_are_written_out_in_order_when_asked_for() -> None:
         last,
     ]
 
-    def state() -> State:
-        made = State([first])
+    def state() -> ParameterRows:
+        made = ParameterRows([first])
         made.hold([held("a", "weight", "bias"), held("", "scale", trains=False)])
         made.append(last)
         return made
@@ -529,7 +527,7 @@ def test_rows_are_written_out_in_order_when_asked_for() -> None:
 
 
 def test_one_module_may_hold_what_trains_and_what_does_not() -> None:
-    state = State()
+    state = ParameterRows()
     layouts = (((2,), (1,), torch.float32), None, ((5,), (1,), torch.float32))
     state.hold([HeldByModule("a", ("x", "none", "y"), layouts, (False, True))])
     assert list(state.sizes()) == [("a", 7, 5, None)]
@@ -550,5 +548,5 @@ def test_tensors_of_a_record() -> None:
     assert tensor != TensorInfo((2, 3), (3, 1), "float32")
     assert repr(tensor) == "TensorInfo(shape=(2, 3), stride=(0, 1), dtype='float32')"
     with pytest.raises(AttributeError):
-        tensor.shape = (1,)  # type: ignore[misc]
+        tensor.shape = (1,)  # type: ignore[misc]  # which mypy refuses as well
     assert dataclasses.replace(tensor, shape=(5, 3)).elements == 15

@@ -22,9 +22,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from torchledger.parameters import ParameterInfo
 from torchledger.pricing import convention
 from torchledger.pricing.convention import Convention, State
-from torchledger.record import TABLES, Choice, Operation, ParameterInfo, Record, Routing, TensorRef
+from torchledger.record import TABLES, Choice, Operation, Record, Routing, TensorRef
 
 # Products that add an input of this name, a bias, to what they multiply.
 _ADDED = {"addmm": "self", "addmv": "self", "addbmm": "self", "baddbmm": "self"}

@@ -16,10 +16,11 @@ from torch import nn
 
 from torchledger import gate, pricing
 from torchledger.amounts import parse_share
-from torchledger.capture import MODES, Mode, home
+from torchledger.capture import MODES, Mode
 from torchledger.capture.autocast import AutocastLike, region_of
 from torchledger.capture.execution import Execute, check_execute, run
 from torchledger.capture.scopes import walk
+from torchledger.capture.state import home
 from torchledger.errors import UserError, close_matches
 from torchledger.inputs import DtypeLike, InputDtype, as_dtype, example_inputs
 from torchledger.ledger import ForwardError, Ledger

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from torchledger.capture import LOCK, Mode, capture, put_back, ready
+from torchledger.capture import LOCK, Mode, capture, ready
 from torchledger.capture.interrupts import uninterrupted
+from torchledger.capture.process import put_back
 from torchledger.capture.scopes import walk
 from torchledger.capture.twins import Aside, Copies, MadeUp
 from torchledger.errors import UserError
@@ -78,7 +79,7 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
             if captured.error is not None:
                 raise _failed(captured.record.error, captured.record) from captured.error
             copies = Copies(aside)
-            with ready(modules, copies, mode, [given, keywords]) as (_, interrupts), interrupts.let_through():
+            with ready(modules, copies, mode, [given, keywords]) as inner, inner.let_through():
                 given, keywords = mapped((given, keywords), copies.of)
                 synchronize()
                 before = time.perf_counter()

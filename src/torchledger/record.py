@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeVar, overload
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from torchledger.errors import UserError
+from torchledger.parameters import ParameterInfo, ParameterRows
 
 SCHEMA = 3  # 2: training steps; 3: what an allocation belongs to
 FORMAT = "torchledger ledger"
@@ -148,112 +149,6 @@ class ModuleCall:
     outputs: tuple[Shape, ...] = ()
 
 
-class ParameterInfo(NamedTuple):
-    """A parameter or buffer. `shared_with`: the path that owns the same tensor, when this one is an alias."""
-
-    path: str
-    module: str
-    shape: Shape
-    dtype: str
-    trainable: bool
-    shared_with: str | None = None
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
-
-
-class HeldByModule(NamedTuple):
-    """The parameters or buffers that one module holds, none of which is an alias.
-
-    `layouts`: of each name shape, stride and dtype as torch has them; None where there is no tensor. `trainable`: of
-    those that are there.
-    """
-
-    module: str
-    names: tuple[str, ...]
-    layouts: tuple[tuple[Shape, Shape, object] | None, ...]
-    trainable: tuple[bool, ...]
-
-    def rows(self) -> list[ParameterInfo]:
-        prefix = f"{self.module}." if self.module else ""
-        found = [(name, layout) for name, layout in zip(self.names, self.layouts, strict=True) if layout is not None]
-        return [
-            ParameterInfo(prefix + name, self.module, tuple(shape), str(dtype).removeprefix("torch."), trains)
-            for (name, (shape, _, dtype)), trains in zip(found, self.trainable, strict=True)
-        ]
-
-
-class State(Sequence[ParameterInfo]):
-    """A model's parameters or buffers, in order.
-
-    A sequence of rows. A model has hundreds, and most who look at a ledger want their sums alone: what a module holds
-    is written out when somebody asks for a row.
-    """
-
-    def __init__(self, rows: Iterable[ParameterInfo] = ()) -> None:
-        self._rows = [*rows]
-        self._held: list[ParameterInfo | HeldByModule] = []  # all of it, where some is not written out
-        self._count = len(self._rows)
-
-    def append(self, row: ParameterInfo) -> None:
-        (self._held or self._rows).append(row)
-        self._count += 1
-
-    def hold(self, held: Iterable[HeldByModule]) -> None:
-        """Append what modules hold."""
-        for one in held:
-            self._held = self._held or [*self._rows]
-            self._held.append(one)
-            self._count += len(one.trainable)
-
-    def clear(self) -> None:
-        self._rows, self._held, self._count = [], [], 0
-
-    def sizes(self) -> Iterator[tuple[str, int, int, str | None]]:
-        """Yield modules, elements of what they hold and of those that train, and what it is an alias of; in order."""
-        for one in self._held or self._rows:
-            if isinstance(one, HeldByModule):
-                sizes = [math.prod(layout[0]) for layout in one.layouts if layout is not None]
-                elements = trained = sum(sizes)
-                if False in one.trainable:
-                    trained = sum(size for size, trains in zip(sizes, one.trainable, strict=True) if trains)
-                yield one.module, elements, trained, None
-            else:
-                elements = one.elements
-                yield one.module, elements, elements if one.trainable else 0, one.shared_with
-
-    def _written(self) -> list[ParameterInfo]:
-        held = self._held
-        if held:
-            self._rows = [row for one in held for row in (one.rows() if isinstance(one, HeldByModule) else (one,))]
-            self._held = []
-        return self._rows
-
-    def __reduce__(self) -> tuple[type[State], tuple[list[ParameterInfo]]]:
-        """Return what a copy is made of: rows, which have nothing of torch's."""
-        return State, (self._written(),)
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, place: int) -> ParameterInfo: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[ParameterInfo]: ...
-    def __getitem__(self, place: int | slice) -> ParameterInfo | list[ParameterInfo]:
-        return self._written()[place]
-
-    def __iter__(self) -> Iterator[ParameterInfo]:
-        return iter(self._written())
-
-    def __eq__(self, other: object) -> bool:
-        return self._written() == (other._written() if isinstance(other, State) else other)
-
-    def __repr__(self) -> str:
-        return repr(self._written())
-
-
 @dataclass(slots=True)
 class Allocation:
     """A storage: bytes, and the number of entries booked when it was born and when it died (None: outlived the run).
@@ -339,8 +234,8 @@ class Record:
     calls: list[ModuleCall] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
-    parameters: State = field(default_factory=State)
-    buffers: State = field(default_factory=State)
+    parameters: ParameterRows = field(default_factory=ParameterRows)
+    buffers: ParameterRows = field(default_factory=ParameterRows)
     allocations: list[Allocation] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
     measurement: Measurement | None = None
@@ -491,8 +386,8 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
             Entry(_checked(int, operation), _checked(int, call), phase)
             for operation, call, phase in zip(entries["operation"], _listed(entries["call"]), phases, strict=True)
         ],
-        parameters=State(_parameter_from_json(parameter) for parameter in _listed(data["parameters"])),
-        buffers=State(_parameter_from_json(buffer) for buffer in _listed(data["buffers"])),
+        parameters=ParameterRows(_parameter_from_json(parameter) for parameter in _listed(data["parameters"])),
+        buffers=ParameterRows(_parameter_from_json(buffer) for buffer in _listed(data["buffers"])),
         allocations=[_allocation_from_json(*allocation) for allocation in _listed(data["allocations"])],
         assumptions=[_checked(str, text) for text in _listed(data["assumptions"])],
         measurement=None

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from torchledger import ForwardError, analyze, stat
 from torchledger import capture as capturing
-from torchledger.capture import holdings, modes
+from torchledger.capture import holdings, modes, process
 from torchledger.capture.interrupts import uninterrupted
 from torchledger.capture.leaves import Leaves
 from torchledger.capture.scopes import Scopes
@@ -321,16 +321,16 @@ def hearing() -> Iterator[None]:
 
 
 STEPS = {
-    "random states are taken down": (capturing, "_switches"),
+    "random states are taken down": (process, "_switches"),
     "the model is taken down": (holdings.Swapped, "_keep"),
     "stand-ins are put in": (holdings.Swapped, "_swap"),
-    "state is listed": (capturing, "_list_state"),
+    "state is listed": (capturing, "list_state"),
     "modes are entered": (modes, "_on_top"),
     "calls are taken over": (Leaves, "__enter__"),
     "calls are given back": (Leaves, "__exit__"),
     "hooks are taken off": (Scopes, "__exit__"),
     "all is put back": (holdings.Swapped, "_restore"),
-    "switches are put back": (capturing, "_put_switches_back"),
+    "switches are put back": (process, "_put_switches_back"),
 }
 
 
@@ -430,7 +430,7 @@ def test_what_was_set_up_is_put_back_where_the_rest_fails(monkeypatch: pytest.Mo
 
     importlib.import_module("torch._dynamo")  # brings filters of its own
     filters = list(warnings.filters)
-    monkeypatch.setattr(capturing, "_COMPILE", ("torch",))  # as where the compiler is there
+    monkeypatch.setattr(process, "_COMPILE", ("torch",))  # as where the compiler is there
     monkeypatch.setattr(warnings, "filterwarnings", lambda *_, **options: fails(**options))
     with pytest.raises(RuntimeError, match="no filter"):
         analyze(nn.Linear(4, 4), (4,))
@@ -545,7 +545,7 @@ def test_torchs_own_modules_are_of_the_common_sort() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.ReLU(), nn.Dropout()), nn.Flatten())
     with torch.no_grad(), holdings.Swapped([*model.modules()], [], Twins()) as swapped:
         assert not swapped._rare and not swapped._saved and not swapped._seen
-        assert swapped.all_wait
+        assert len(swapped._waits) == len(swapped._waiting) == 3
 
 
 class Switching(nn.Module):
@@ -625,18 +625,3 @@ def test_parameters_stand_in_the_order_of_modules() -> None:
     object.__setattr__(model._modules["last"], "others", [model.body[2]])
     ledger = analyze(model, (4,))
     assert [row.path for row in ledger.record.parameters] == [name for name, _ in model.named_parameters()]
-
-
-def test_parameters_of_the_model_itself_wait_as_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked_at: list[torch.Tensor] = []
-    make = Twins._of_late
-
-    def noted(self: Twins, tensor: torch.Tensor) -> torch.Tensor:
-        looked_at.append(tensor)
-        return make(self, tensor)
-
-    monkeypatch.setattr(Twins, "_of_late", noted)
-    model = nn.Sequential(nn.Linear(4, 4))
-    model.scale = nn.Parameter(torch.ones(3))
-    assert analyze(model, (4,)).totals()["params"] == 23
-    assert not looked_at

@@ -57,6 +57,14 @@ def looked_at(patch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     return seen
 
 
+def test_parameters_of_the_model_itself_wait_as_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = looked_at(monkeypatch)
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.scale = nn.Parameter(torch.ones(3))
+    assert analyze(model, (4,)).totals()["params"] == 23
+    assert not seen
+
+
 def test_what_nobody_looks_at_gets_no_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = looked_at(monkeypatch)
     model = Net(lambda net, x: net.norm(nn.functional.linear(x, net.fc.weight)))

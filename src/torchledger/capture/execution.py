@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from torchledger.capture import Captured, Mode, capture, state_of
+from torchledger.capture import Captured, Mode, capture
 from torchledger.capture.autocast import Region
 from torchledger.capture.scopes import walk
+from torchledger.capture.state import state_of
 from torchledger.capture.twins import Copies
 from torchledger.errors import UserError
 from torchledger.inputs import tensors_in

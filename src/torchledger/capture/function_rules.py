@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from torchledger.capture import leaf_rules
 from torchledger.capture.foresight import Foresight
-from torchledger.capture.leaf_rules import Unforeseen, flattened
+from torchledger.capture.leaf_rules import Unforeseen
 from torchledger.capture.shapes import Outline
 
 aten = torch.ops.aten
@@ -40,14 +40,11 @@ def _cat(ahead: Foresight, tensors: Any, dim: int = 0) -> Outline:
 
 
 def _relu(ahead: Foresight, x: Any, inplace: bool = False) -> Outline:
-    return ahead.run((aten.relu_ if inplace else aten.relu).default, x)
+    return leaf_rules.relu(ahead.run, (inplace,), x)
 
 
 def _flatten(ahead: Foresight, x: Any, start_dim: int = 0, end_dim: int = -1) -> Outline:
-    sizes = flattened(x.shape, start_dim, end_dim)
-    if sizes is None:
-        raise Unforeseen
-    return ahead.run(aten.view.default, x, sizes)
+    return leaf_rules.flatten(ahead.run, (start_dim, end_dim), x)
 
 
 def _sizes(values: tuple[Any, ...]) -> tuple[int, ...]:
@@ -76,9 +73,9 @@ def _transpose(ahead: Foresight, x: Any, dim0: int, dim1: int) -> Outline:
     return ahead.run(aten.transpose.int, x, dim0, dim1)
 
 
-def _contiguous(ahead: Foresight, x: Any) -> Outline:
+def _contiguous(ahead: Foresight, x: Outline) -> Outline:
     if x.is_contiguous():
-        return x  # type: ignore[no-any-return]  # the same tensor, and no operation
+        return x  # the same tensor, and no operation
     return ahead.run(aten.clone.default, x, memory_format=torch.contiguous_format)
 
 
@@ -96,7 +93,7 @@ _END = sys.maxsize  # of a slice without one
 _FAR = 1 << 62  # torch does not keep numbers from here on as they are
 
 
-def _get_item(ahead: Foresight, x: Any, index: Any) -> Outline:
+def _get_item(ahead: Foresight, x: Outline, index: Any) -> Outline:
     """Whole numbers, slices, None and an ellipsis: a view for each, but for what leaves a dimension as it is."""
     listed = index if type(index) is tuple else (index,)
     taken = sum(type(part) in (int, slice) for part in listed)
@@ -123,7 +120,7 @@ def _get_item(ahead: Foresight, x: Any, index: Any) -> Outline:
             raise Unforeseen
     if found is x:  # another tensor, all the same
         raise Unforeseen
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _mean(ahead: Foresight, x: Any, dim: Any, keepdim: bool = False) -> Outline:

@@ -75,12 +75,9 @@ class Swapped:
         self._names: dict[type, tuple[str, ...]] = {}  # of the attributes that a module of a class had last
         self.functions: list[Any] = []  # what hangs on the model and may have a cache
         self._held: list[tuple[dict[Any, Any], Any, torch.Tensor]] = []  # tensors in plain dicts: dict, key, tensor
-        # (attributes of a module, name, dict, id of the module): state whose twins can wait. In a training step all is
-        # looked at.
-        self._waiting: list[tuple[dict[str, Any], str, dict[str, Any], int]] = []
-        # What stands for these, by the name of what it is: with ids of modules.
-        self.waits: dict[str, list[tuple[int, Waiting]]] = {"_parameters": [], "_buffers": []}
-        self.all_wait = True  # all that the modules hold
+        # (attributes of a module, name, dict): state whose twins can wait. In a training step all is looked at.
+        self._waiting: list[tuple[dict[str, Any], str, dict[str, Any]]] = []
+        self._waits: list[Waiting] = []  # what stands for these
         self._may_wait = isinstance(stand_ins, Twins) and not torch.is_grad_enabled()
         # Attributes of modules whose flag `training` is not as it is to be, and the flag.
         self._switched: list[tuple[dict[str, Any], Any]] = []
@@ -120,11 +117,10 @@ class Swapped:
                     steps.append(functools.partial(object.__setattr__, module, "__class__", kind))
         for attributes, flag in self._switched:
             attributes["training"] = flag
-        for attributes, name, state, _ in self._waiting:
+        for attributes, name, state in self._waiting:
             attributes[name] = state
-        for waits in self.waits.values():
-            for _, waiting in waits:  # whoever still holds one finds what it held last
-                waiting.make, waiting.real = None, _GONE
+        for waiting in self._waits:  # whoever still holds one finds what it held last
+            waiting.make, waiting.real = None, _GONE
         self._waiting.clear()
         for held, names, values in self._dicts:
             if (*held,) != names or False in map(operator.is_, held.values(), values):
@@ -194,7 +190,6 @@ class Swapped:
                     with contextlib.suppress(Exception):
                         pending += self._take_down(value, kind)
         self.kinds = list(map(type, self._modules))
-        self.all_wait = self.all_wait and not self._rare
 
     def _taking_down(self, planned: frozenset[int], pending: list[Any]) -> Callable[[nn.Module, type], None]:
         """Return what takes down a module of the common sort, and adds to `pending` what it leads to but the `planned`.
@@ -208,7 +203,6 @@ class Swapped:
         def take_down(module: nn.Module, kind: type) -> None:
             modules.append(module)
             attributes = module.__dict__
-            number = id(module)
             is_plain = getrefcount(attributes) == _ALONE
             if not is_plain:  # two modules may share them
                 if id(attributes) in seen:
@@ -229,22 +223,20 @@ class Swapped:
                 self._look_into(attributes, names, pending)
                 return
             empty.extend(hooks)
-            if values[_TRAINING] is not training and training is not None and number in planned:
+            if values[_TRAINING] is not training and training is not None and id(module) in planned:
                 switched.append((attributes, values[_TRAINING]))
             parameters, buffers, children = _inner_of(values)
             if parameters:
                 if may_wait and getrefcount(parameters) == _HELD and _is_plain_state(parameters):
-                    waiting.append((attributes, "_parameters", parameters, number))
+                    waiting.append((attributes, "_parameters", parameters))
                 else:
-                    self.all_wait = False
                     pending.append(parameters)
             else:
                 empty.append(parameters)
             if buffers:
                 if may_wait and getrefcount(buffers) == _HELD and _is_plain_state(buffers):
-                    waiting.append((attributes, "_buffers", buffers, number))
+                    waiting.append((attributes, "_buffers", buffers))
                 else:
-                    self.all_wait = False
                     pending.append(buffers)
             else:
                 empty.append(buffers)
@@ -393,15 +385,13 @@ class Swapped:
             self._keep_hooks(tensor, stand)
         if isinstance(self._stand_ins, Twins):
             self._stand_ins.looked_at.append(self._keep_hooks)
-        states = [state for _, _, state, _ in self._waiting]
+        states = [state for _, _, state in self._waiting]
         stands = self._stand_ins.wait(states) if isinstance(self._stand_ins, Twins) else []
-        waits = self.waits
-        for (attributes, name, state, number), waiting in zip(self._waiting, stands, strict=True):
+        for (attributes, name, state), waiting in zip(self._waiting, stands, strict=True):
             if waiting is not None:
                 attributes[name] = waiting  # the module's own dict stays as it is
-                waits[name].append((number, waiting))
+                self._waits.append(waiting)
                 continue
-            self.all_wait = False
             self._saved.append((state, state.copy()))
             for key, tensor in state.items():
                 if tensor is not None:

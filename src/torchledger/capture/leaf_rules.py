@@ -28,15 +28,9 @@ class Unforeseen(Exception):
 
 def _convolution(run: Run, values: Any, x: Any, weight: Any, bias: Any) -> Outline:
     stride, padding, dilation, groups, padding_mode = values
-    if (
-        padding_mode != "zeros"
-        or type(groups) is not int
-        or not type(stride) is type(padding) is type(dilation) is tuple
-    ):
+    if padding_mode != "zeros" or not all(map(_are_sizes, (stride, padding, dilation))) or type(groups) is not int:
         raise Unforeseen
-    if not _WHOLE.issuperset(map(type, (*stride, *padding, *dilation))):
-        raise Unforeseen
-    nothing = (0,) * (len(weight.shape) - 2)
+    nothing = (0,) * (weight.dim() - 2)
     return run(aten.convolution.default, x, weight, bias, stride, padding, dilation, False, nothing, groups)
 
 
@@ -133,6 +127,9 @@ def _activation(name: str) -> Rule:
     return rule
 
 
+relu = _activation("relu")
+
+
 def _relu6(run: Run, values: Any, x: Any) -> Outline:
     inplace, low, high = values
     if not (type(low) in (int, float) and type(high) in (int, float) and low <= high):
@@ -156,27 +153,22 @@ def _dropout(run: Run, values: Any, x: Any) -> Outline:
     return x  # type: ignore[no-any-return]
 
 
-def flattened(shape: Any, start: Any, end: Any) -> tuple[int, ...] | None:
-    """Return the sizes with dimensions `start` to `end` made one; None where all is as it was, or fails."""
-    count = len(shape)
+def flatten(run: Run, values: Any, x: Any) -> Outline:
+    start, end = values
+    shape, count = x.shape, len(x.shape)
     if not (type(start) is type(end) is int and -count <= start < count and -count <= end < count):
-        return None
-    start, end = start % count, end % count
-    return (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]) if start < end else None
-
-
-def _flatten(run: Run, values: Any, x: Any) -> Outline:
-    sizes = flattened(x.shape, *values)
-    if sizes is None:
         raise Unforeseen
-    return run(aten.view.default, x, sizes)
+    start, end = start % count, end % count
+    if start >= end:  # all is as it was
+        raise Unforeseen
+    return run(aten.view.default, x, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 
 def avg_pool(run: Run, values: Any, x: Any) -> Outline:
     kernel, stride, padding, ceil_mode, count_include_pad, divisor_override = values
     kernel, padding = map(_pair, (kernel, padding))
     is_plain = type(ceil_mode) is type(count_include_pad) is bool and type(divisor_override) in (int, type(None))
-    if not is_plain or divisor_override == 0 or abs(divisor_override or 0) >= 1 << 63:
+    if not is_plain or divisor_override == 0:
         raise Unforeseen
     given = () if stride is None else _pair(stride)
     args = [kernel, given, padding, ceil_mode, count_include_pad, divisor_override]
@@ -199,7 +191,7 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.BatchNorm2d: _batch_norm(4),
     nn.BatchNorm3d: _batch_norm(5),
     nn.LayerNorm: layer_norm,
-    nn.ReLU: _activation("relu"),
+    nn.ReLU: relu,
     nn.SiLU: _activation("silu"),
     nn.Hardswish: _activation("hardswish"),
     nn.Hardsigmoid: _activation("hardsigmoid"),
@@ -212,5 +204,5 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.AdaptiveAvgPool2d: adaptive_pool,
     nn.Identity: _identity,
     nn.Dropout: _dropout,
-    nn.Flatten: _flatten,
+    nn.Flatten: flatten,
 }

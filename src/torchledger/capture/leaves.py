@@ -86,7 +86,6 @@ _OWN_METHODS = [
     (kind, name, getattr(kind, name)) for kind in _ATTRIBUTES for name in ("forward", *_METHODS.get(kind, ()))
 ]
 _TENSORS = (torch.Tensor, nn.Parameter)
-_STRIDED = torch.strided
 _END: Any = object()  # of a Sequential's modules
 _MODULE: Any = nn.Module
 _CALL, _OUTER_CALL = _MODULE._call_impl, _MODULE.__call__
@@ -199,7 +198,7 @@ class Leaves:
                     done = self._known(module, held, flow.layout)
                     if done is not None and not self._memo.is_checked:
                         self._book(module, held, done, flow)
-                        return flow.tensor if flow.allocation is None else self._made(flow)
+                        return self._tensor_of(flow)
         if held is None or not _is_hashable(held[0]):
             return self._run(module, (x,), {})
         returned, does = self._watched(module, x, held)
@@ -219,7 +218,7 @@ class Leaves:
                         x = None  # what is made of it may outlive it
                         while type(module) in _KINDS and self._passes(module, flow):
                             module = next(modules, _END)
-                        x = flow.tensor if flow.allocation is None else self._made(flow)
+                        x = self._tensor_of(flow)
                         del flow
                 if module is _END:
                     break
@@ -247,7 +246,7 @@ class Leaves:
             type(x) is torch.Tensor
             and self._around.are_plain(in_front_door=False)
             and x.is_meta
-            and x.layout is _STRIDED
+            and x.layout is torch.strided
             and x.dtype.is_floating_point
             and not x.is_neg()
             and not x.is_inference()
@@ -381,8 +380,7 @@ class Leaves:
                 torch._C._increment_version([flow.tensor])
         before = flow.allocation
         for size_of, born, died in storages:
-            at = start + born if born else start  # one number in all that is booked here, as far as it goes
-            allocation = Allocation(size_of, at, None if died is None else start + died, "activation")
+            allocation = Allocation(size_of, start + born, None if died is None else start + died, "activation")
             record.allocations.append(allocation)
             if died is None:
                 flow.allocation = allocation
@@ -399,10 +397,12 @@ class Leaves:
                     flow.tensor = torch.as_strided(x, output.size, output.stride, x.storage_offset() + output.offset)
         flow.layout = layout
 
-    def _made(self, flow: Flow) -> torch.Tensor:
-        """Return a tensor for what the last layers have made."""
-        base, allocation = flow.base, flow.allocation
-        assert allocation is not None
+    def _tensor_of(self, flow: Flow) -> torch.Tensor | None:
+        """Return the tensor that flows, made now where there is none of what the last layers have made."""
+        allocation = flow.allocation
+        if allocation is None:
+            return flow.tensor
+        base = flow.base
         with torch._C._DisableTorchDispatch():  # making it is no operation
             tensor = torch.empty_strided(base.size, base.stride, dtype=base.dtype, device=META)
             self._recorder.watch(tensor.untyped_storage(), allocation)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -150,13 +149,7 @@ def flatten(values: Any, tensors: list[torch.Tensor], storages: list[int], key: 
         elif isinstance(value, (list, tuple)):
             if value and not isinstance(value[0], (int, float)):
                 key.append(len(value))
-                if len(value) > _FEW and _are_plain(value):  # all parameters of a model, for its optimizer
-                    tensors += value
-                    storages += [tensor.untyped_storage()._cdata for tensor in value]
-                    for tensor in value:
-                        key += (tensor.shape, tensor.stride(), tensor.dtype)
-                else:
-                    is_meta &= flatten(value, tensors, storages, key)
+                is_meta &= flatten(value, tensors, storages, key)
             else:
                 key += (*map(type, value), *value, len(value))
         elif isinstance(value, _UNKEYED):
@@ -167,47 +160,20 @@ def flatten(values: Any, tensors: list[torch.Tensor], storages: list[int], key: 
 
 
 _TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
-_FEW = 8
-_place_of, _layout_of = operator.attrgetter("is_meta"), operator.attrgetter("layout")
-
-
-def _are_plain(values: Sequence[Any]) -> bool:
-    """Whether these are strided tensors on meta."""
-    if not _TENSORS.issuperset(map(type, values)) or False in map(_place_of, values):
-        return False
-    return {torch.strided}.issuperset(map(_layout_of, values))
 
 
 def outlined(
     kind: Kind, args: Sequence[Any], kwargs: dict[str, Any], outlines: list[Outline], key: list[Any]
 ) -> dict[str, object]:
-    """Return what `arguments_of` would of a call with outlines for tensors, of which there are none beside lists.
+    """Return what `arguments_of` would of a call that has outlines for tensors.
 
     The outlines go to `outlines`, and to `key` what `flatten` would append for the tensors that they stand for.
     """
-    found: dict[str, object] = {}
-    for name, value in zip(kind.parameters, args, strict=False):
-        inner = type(value)
-        if inner is Outline:
-            key += (value.shape, value.strides, value.dtype)
-            found[name] = _reference(len(outlines))
-            outlines.append(value)
-        elif inner in _NUMBERS:
-            key += (inner, value)
-            found[name] = value
-        else:
-            found[name] = _stated(value, outlines, key)
+    found = {name: _stated(value, outlines, key) for name, value in zip(kind.parameters, args, strict=False)}
     if kwargs:
         key.extend(kwargs)
-        for name, value in kwargs.items():
-            found[name] = _stated(value, outlines, key)
-    for name, default in kind.stated.items():
-        if name not in found:
-            found[name] = default
-    if kind.takes_place:
-        for name in _PLACES:
-            found.pop(name, None)
-    return found
+        found |= {name: _stated(value, outlines, key) for name, value in kwargs.items()}
+    return _completed(kind, found)
 
 
 def _stated(value: Any, outlines: list[Outline], key: list[Any]) -> object:
@@ -216,17 +182,14 @@ def _stated(value: Any, outlines: list[Outline], key: list[Any]) -> object:
         key += (value.shape, value.strides, value.dtype)
         outlines.append(value)
         return _reference(len(outlines) - 1)
+    if inner in _NUMBERS:
+        key += (inner, value)
+        return value
     if inner is tuple or inner is list:
         if _SIZES.issuperset(map(type, value)):
             key += (*map(type, value), *value, len(value))
             return tuple(value)
         key.append(len(value))
-        if {Outline}.issuperset(map(type, value)):
-            for item in value:
-                key += (item.shape, item.strides, item.dtype)
-            first = len(outlines)
-            outlines += value
-            return tuple(map(_reference, range(first, len(outlines))))
         return tuple([_stated(item, outlines, key) for item in value])
     key += (inner, value)
     return _plain(value)
@@ -297,6 +260,11 @@ def arguments_of(kind: Kind, args: Sequence[Any], kwargs: dict[str, Any]) -> dic
         inner = type(value)
         if inner not in _NUMBERS and (inner is not tuple or not _NUMBERS.issuperset(map(type, value))):
             found[name] = plain(value)
+    return _completed(kind, found)
+
+
+def _completed(kind: Kind, found: dict[str, object]) -> dict[str, object]:
+    """Return arguments with the defaults of those that were left out, and without what is no part of an operation."""
     for name, default in kind.stated.items():
         if name not in found:
             found[name] = default

@@ -50,7 +50,6 @@ from torchledger.inputs import mapped, tensors_in
 from torchledger.record import TABLES, Allocation, Entry, Operation, Phase, Record, StorageKind, TensorInfo
 
 META, CPU = torch.device("meta"), torch.device("cpu")
-_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
 _EMPTY = torch.ops.aten.empty.memory_format
 _DETACH = torch.ops.aten.detach.default
 _DTYPES = {int: torch.int64, bool: torch.bool}  # of numbers that a dtype is not said of
@@ -159,9 +158,7 @@ class Recorder(TorchDispatchMode):
         self.routes = Routes()
         self.phase: Phase = "forward"
         self._silent = False
-        # Of tensors of the user's that have no stand-in yet: those of which none has come up, then all others by id.
-        self._expected: list[tuple[list[torch.Tensor], list[Allocation]]] = []
-        self._awaited: dict[int, Allocation] = {}
+        self._expected: dict[int, Allocation] = {}  # by id of a tensor of the user's that has no stand-in yet
         self.script_reads_lists = False  # x.tolist() in TorchScript: a copy on the CPU is read
         self.wholes: Mapping[Any, Callable[..., Any]] = {}  # by overload: what books it as one operation
 
@@ -173,10 +170,8 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if types and not _PLAIN.issuperset(types):
-            own = torch.Tensor.__torch_dispatch__
-            if any(kind.__torch_dispatch__ is not own for kind in types):
-                return NotImplemented  # the subclass goes first: what it is made of comes here again
+        if types and any(kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ for kind in types):
+            return NotImplemented  # the subclass goes first: what it is made of comes here again
         with torch._C.DisableTorchFunction():
             if not self.autocast or self._twins is None or self._comes_apart(KINDS.get(func) or learn(func)):
                 return self._handle(func, args, kwargs or {})
@@ -209,14 +204,11 @@ class Recorder(TorchDispatchMode):
         """
         booked = [Allocation(size, 0, None, kind, owner) for owner, size in enumerate(sizes, first)]
         self.record.allocations += booked
-        self._expected.append((tensors, booked))
+        self._expected.update(zip(map(id, tensors), booked, strict=True))
 
     def arrived(self, tensor: torch.Tensor, stand_in: torch.Tensor) -> None:
         """Know the stand-in of a tensor that waited for one."""
-        for tensors, booked in self._expected:
-            self._awaited.update(zip(map(id, tensors), booked, strict=True))
-        self._expected.clear()
-        allocation = self._awaited.pop(id(tensor), None)
+        allocation = self._expected.pop(id(tensor), None)
         if allocation is None:  # no module of the model's holds it
             self.know([stand_in])
         else:
@@ -329,8 +321,6 @@ class Recorder(TorchDispatchMode):
     def close(self) -> None:
         """Stop listening to storages: what is alive now outlived the run."""
         self._lives.clear()
-        self._expected.clear()
-        self._awaited.clear()
         self._on_death = _leave  # the other one leads back here
 
     @contextmanager

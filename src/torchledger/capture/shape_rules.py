@@ -55,18 +55,21 @@ def _like(x: Any) -> Output | None:
     """Return what an elementwise operation makes of `x`: laid out alike, for what is plain or channels-last."""
     if _plain(x):
         return fresh(x.shape, x.dtype)
-    inner = _INNER.get(len(x.shape))
-    if inner is None or 0 in x.shape:
+    if len(x.shape) not in _IMAGES or 0 in x.shape:
         return None
-    order = (0, *inner, 1)  # of dimensions, from the outermost
-    steps = dict(zip(order, _contiguous(tuple([x.shape[dim] for dim in order])), strict=True))
-    stride = tuple([steps[dim] for dim in range(len(order))])
     # A dimension of size 1 may have any stride, by which kernels do not go alike; and what is contiguous as well is
     # laid out as that.
+    stride = _channels_last(x.shape)
     return None if x.stride() != stride or x.is_contiguous() else Output(None, False, x.shape, stride, x.dtype, 0)
 
 
-_INNER = {4: (2, 3), 5: (2, 3, 4)}  # the dimensions of images and volumes that lie between batch and channels
+_IMAGES = (4, 5)  # dimensions that images and volumes have, of which the second is that of channels
+
+
+def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of images or volumes whose channels lie innermost."""
+    inner = _contiguous((*shape[2:], shape[1]))
+    return (math.prod(shape[1:]), 1, *inner[:-1])
 
 
 def _convolution(
@@ -110,8 +113,7 @@ def _convolution(
     if not channels_last:
         return (output,)
     # As real kernels do, on CPU and CUDA; torch's meta kernel forgets the layout.
-    inner = _contiguous((*made[2:], channels))
-    return (output._replace(stride=(math.prod(made[1:]), 1, *inner[:-1])),)
+    return (output._replace(stride=_channels_last(output.size)),)
 
 
 def _max_pool(
@@ -130,7 +132,7 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: Any = None,
 ) -> Outputs | None:
-    if divisor_override == 0:
+    if divisor_override is not None and not 0 < abs(divisor_override) < 1 << 63:
         return None
     pooled = _pooled(x, kernel, stride or kernel, padding, (1,), ceil_mode)
     return None if pooled is None else (pooled,)
@@ -436,7 +438,7 @@ def _cat(tensors: Any, dim: int = 0) -> Outputs | None:
         if len(shape) != count or tensor.dtype != dtype or shape[:dim] != before or shape[dim + 1 :] != after:
             return None
         # Of channels-last alone, as it may be where channels do not lie before places, is the result that too.
-        if strides != _contiguous(shape) and count in _INNER and not strides[1] > strides[-1]:
+        if strides != _contiguous(shape) and count in _IMAGES and not strides[1] > strides[-1]:
             return None
         total += shape[dim]
     return (fresh((*before, total, *after), dtype),) if total and 0 not in before and 0 not in after else None

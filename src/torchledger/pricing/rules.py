@@ -207,7 +207,7 @@ def batch_norm_written_bytes(operation: Operation) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How an operation is priced: four formulas, and the derivation in words.
+    """How an operation is priced: formulas, and the derivation in words.
 
     Each formula takes an `Operation` (shapes, dtypes and arguments, no values) and returns a whole number. Left out:
     no macs; flops two a multiply-accumulate, and `beyond` these; all inputs read and all outputs written, once.
