@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchledger.capture.operations import KINDS, arguments_of, learn, operation_of, tensor_info
-from torchledger.capture.recorder import classify, tensors_in
+from torchledger.capture.operations import arguments_of, operation_of, tensor_info
+from torchledger.capture.recorder import classify, kind_of, tensors_in
 from torchledger.record import Operation
 
 
@@ -23,7 +23,7 @@ class Booked(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        kind = KINDS.get(func) or learn(func)
+        kind = kind_of(func)
         given = tensors_in((args, kwargs))
         before = tuple(tensor_info(tensor) for tensor in given)
         result = func(*args, **kwargs)

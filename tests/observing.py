@@ -24,7 +24,7 @@ def operations(record: Record) -> list[Any]:
     found = []
     for entry in record.entries:
         operation = record.operations[entry.operation]
-        path = record.modules[record.calls[entry.call].module].path
+        path = record.modules.paths[record.calls.modules[entry.call]]
         outputs, inputs = BY_PRODUCTS.get(operation.name, (None, None))
         shown = operation._replace(
             inputs=tuple(_laid(info) for info in operation.inputs[:inputs]),

@@ -502,7 +502,7 @@ def test_table_and_total_of_one_ledger_do_not_share_state(ledger: Ledger) -> Non
 
 def test_lone_surrogate_in_a_name_does_not_stop_a_file(ledger: Ledger, tmp_path: Path) -> None:
     """Names of modules are any text, and some text has no UTF-8."""
-    ledger.record.modules[1].path = "layer\ud800"
+    ledger.record.modules.paths[1] = "layer\ud800"
     path = tmp_path / "net.csv"
     ledger_module.write_whole(path, ledger.by_layer().to_csv())
     assert "layer\\ud800," in path.read_text(encoding="utf-8")

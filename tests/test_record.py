@@ -18,25 +18,30 @@ from hypothesis import strategies as st
 from torch import nn
 
 from torchledger import Ledger, UserError, analyze
-from torchledger.parameters import HeldByModule, ParameterInfo, ParameterRows
+from torchledger.parameters import HeldByModules, ParameterInfo, ParameterRows
 from torchledger.record import (
     ITEM_SIZES,
     SCHEMA,
     Allocation,
+    CallColumns,
     Entry,
+    EntryColumns,
     Measured,
     Measurement,
     ModuleCall,
+    ModuleColumns,
     ModuleInfo,
     Operation,
     OutputInfo,
     Phase,
     Record,
+    StateStorages,
     StorageKind,
     TensorInfo,
     TensorRef,
     read_record,
 )
+from torchledger.rows import Rows
 
 
 class Branching(nn.Module):
@@ -94,10 +99,9 @@ def filled(name: str = "branching") -> Record:
     """Return a captured record with all that a forward alone does not fill in."""
     record = captured(name)
     # Three runs of phases.
-    third = len(record.entries) // 3
-    for entry in record.entries[third:]:
-        entry.phase = "backward"
-    record.entries[-1].phase = "optimizer"
+    count, phases = len(record.entries), record.entries.phases
+    phases[count // 3 :] = ["backward"] * (count - count // 3)
+    phases[-1] = "optimizer"
     record.measurement = Measurement([Measured("head", "", 0, 0.25), Measured("", "cat", 1, 1e-9)], 0.5, 7, "CPU")
     record.error = "head: Linear expects 4 features, got 5"
     record.assumptions = ["autocast was on"]
@@ -228,13 +232,13 @@ def records(draw: st.DrawFn) -> Record:
     )
     return Record(
         *(draw(WORDS), draw(WORDS), draw(COUNT), draw(WORDS), draw(st.lists(WORDS, max_size=2))),
-        modules=modules,
-        calls=calls,
+        modules=ModuleColumns(modules),
+        calls=CallColumns(calls),
         operations=known,
-        entries=entries,
-        parameters=draw(parameters),
-        buffers=draw(parameters),
-        allocations=[a for a in draw(allocations) if a.kind != "kernel" or a.born < len(entries)],
+        entries=EntryColumns(entries),
+        parameters=ParameterRows(draw(parameters)),
+        buffers=ParameterRows(draw(parameters)),
+        allocations=Rows(a for a in draw(allocations) if a.kind != "kernel" or a.born < len(entries)),
         assumptions=draw(st.lists(WORDS, max_size=2)),
         measurement=draw(st.none() | measured),
         error=draw(st.none() | WORDS),
@@ -251,9 +255,9 @@ def test_row_keys_count_the_same_operation_of_one_call() -> None:
     info = TensorInfo((1,), (1,), "float32")
     add, mul = (Operation(name, {}, (info,), (OutputInfo(info),)) for name in ("add", "mul"))
     record = Record("Net", "eval", 1, "2", operations=[add, mul])
-    record.modules = [ModuleInfo("", "Net", False, 0), ModuleInfo("layer", "Linear", True, 1)]
-    record.calls = [ModuleCall(0, None, 0), ModuleCall(1, 0, 2), ModuleCall(0, 0, 3)]
-    record.entries = [Entry(0, 0), Entry(0, 0), Entry(0, 1), Entry(1, 0), Entry(0, 2), Entry(0, 2)]
+    record.modules = ModuleColumns([ModuleInfo("", "Net", False, 0), ModuleInfo("layer", "Linear", True, 1)])
+    record.calls = CallColumns([ModuleCall(0, None, 0), ModuleCall(1, 0, 2), ModuleCall(0, 0, 3)])
+    record.entries = EntryColumns([Entry(0, 0), Entry(0, 0), Entry(0, 1), Entry(1, 0), Entry(0, 2), Entry(0, 2)])
     # The third addition is the leaf's own; those of the second call of the root count from 0 again.
     first = [("", "add", 0), ("", "add", 1), ("layer", "", 0), ("", "mul", 0)]
     assert record.row_keys() == [*first, ("", "add", 0), ("", "add", 1)]
@@ -480,10 +484,10 @@ def test_sums_of_the_largest_sizes_still_print() -> None:
 # ---- parameters and buffers
 
 
-def held(module: str, *names: str, trains: bool = True) -> HeldByModule:
+def held(module: str, *names: str, trains: bool = True) -> HeldByModules:
     count = len(names)
     layouts = tuple((torch.Size((place + 2, 3)), (3, 1), torch.float32) for place in range(count))
-    return HeldByModule(module, (*names, "absent"), (*layouts, None), (trains,) * count)
+    return HeldByModules([module], [(*names, "absent")], [(*layouts, None)], [(trains,) * count])
 
 
 def test_rows_are_written_out_in_order_when_asked_for() -> None:
@@ -498,7 +502,8 @@ def test_rows_are_written_out_in_order_when_asked_for() -> None:
 
     def state() -> ParameterRows:
         made = ParameterRows([first])
-        made.hold([held("a", "weight", "bias"), held("", "scale", trains=False)])
+        made.hold(held("a", "weight", "bias"))
+        made.hold(held("", "scale", trains=False))
         made.append(last)
         return made
 
@@ -520,7 +525,7 @@ def test_rows_are_written_out_in_order_when_asked_for() -> None:
             before = sums.setdefault(module, [0, 0])
             sums[module] = [before[0] + elements, before[1] + trained]
         assert sums == {"": [4 + 6, 0], "a": [6 + 9, 6 + 9], "b": [9, 9]}
-    written.hold([held("c", "weight")])
+    written.hold(held("c", "weight"))
     assert [row.path for row in written] == ["w", "a.weight", "a.bias", "scale", "tied", "c.weight"]
     written.clear()
     assert not written and list(written) == []
@@ -529,16 +534,103 @@ def test_rows_are_written_out_in_order_when_asked_for() -> None:
 def test_one_module_may_hold_what_trains_and_what_does_not() -> None:
     state = ParameterRows()
     layouts = (((2,), (1,), torch.float32), None, ((5,), (1,), torch.float32))
-    state.hold([HeldByModule("a", ("x", "none", "y"), layouts, (False, True))])
+    state.hold(HeldByModules(["a"], [("x", "none", "y")], [layouts], [(False, True)]))
     assert list(state.sizes()) == [("a", 7, 5, None)]
 
 
-def test_nobody_has_rows_written_out_who_looks_at_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = analyze(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), (4,))
-    monkeypatch.setattr(HeldByModule, "rows", None)
-    assert ledger.by_layer().total["params"] == 15 + 6
+@pytest.mark.parametrize("tied", [False, True])
+def test_nobody_has_rows_written_out_who_looks_at_layers(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 4), nn.Linear(4, 4))
+    if tied:
+        net[4].weight = net[0].weight
+    monkeypatch.setattr(HeldByModules, "rows", None)
+    ledger = analyze(net, (4,))
+    assert ledger.by_layer().total["params"] == 20 + 15 + 6 + 16 + (4 if tied else 20)
+    assert (len(ledger.record.parameters), len(ledger.record.buffers)) == (10, 3)
     with pytest.raises(TypeError):
         list(ledger.record.parameters)
+
+
+def test_storages_of_state_are_written_out_in_order_when_asked_for() -> None:
+    weights, buffers = StateStorages([40, 8], "parameter", 3), StateStorages([4], "buffer", 0)
+    one, last = Allocation(6, 0, None, "constant"), Allocation(9, 1, 2, "activation")
+    listed = Rows([one])
+    listed.hold(weights)
+    listed.hold(buffers)
+    listed.latest.append(last)
+    seen = weights.look_at(1)
+    seen.died = 2
+    assert weights.look_at(1) is seen
+    expected = [
+        *(one, Allocation(40, 0, None, "parameter", 3), Allocation(8, 0, 2, "parameter", 4)),
+        *(Allocation(4, 0, None, "buffer", 0), last),
+    ]
+    assert listed == expected == list(copy.deepcopy(listed)) == pickle.loads(pickle.dumps(listed))
+    assert listed.latest[2] is listed[2] is seen
+    listed.clear()
+    assert list(listed) == []
+
+
+def test_nobody_has_storages_written_out_who_looks_at_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Weighted(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.weight.T
+
+    net = nn.Sequential(nn.Linear(4, 3), Weighted(3, 2))
+    expected = [(a.bytes, a.kind, a.owner) for a in analyze(net, (4,)).record.allocations][:4]
+    assert expected == [(48, "parameter", 0), (12, "parameter", 1), (24, "parameter", 2), (8, "parameter", 3)]
+    monkeypatch.setattr(StateStorages, "rows", None)
+    ledger = analyze(net, (4,))
+    assert ledger.by_layer().total["params"] == 15 + 8
+    with pytest.raises(TypeError):
+        ledger.memory()
+
+
+ENTRIES = [Entry(0, 1), Entry(2, 1, "backward"), Entry(1, 0, "optimizer")]
+
+
+def test_columns_are_a_sequence_of_rows() -> None:
+    entries = EntryColumns(iter(ENTRIES[:2]))
+    entries.append(ENTRIES[2])
+    assert (entries.operations, entries.calls, entries.phases) == ([0, 2, 1], [1, 1, 0], [e.phase for e in ENTRIES])
+    assert list(entries) == ENTRIES and len(entries) == 3 and entries
+    assert entries[1] == entries[-2] == ENTRIES[1] and entries[1:] == ENTRIES[1:]
+    assert entries == ENTRIES == entries == EntryColumns(ENTRIES) and entries != EntryColumns(ENTRIES[:2])
+    assert entries != ENTRIES[:2] and EntryColumns() != CallColumns() and EntryColumns() == []
+    assert EntryColumns.of([0, 2, 1], [1, 1, 0], [entry.phase for entry in ENTRIES]) == entries
+    for columns in (([0], [0]), ([0], [0, 1], ["forward"])):
+        with pytest.raises(ValueError, match="EntryColumns of 1, "):
+            EntryColumns.of(*columns)
+    assert repr(entries) == repr(ENTRIES)
+    assert ENTRIES[1] in entries and Entry(9, 9) not in entries and entries.index(ENTRIES[2]) == 2
+    assert copy.deepcopy(entries) == pickle.loads(pickle.dumps(entries)) == entries
+    with pytest.raises(IndexError):
+        entries[3]
+    for wrong in ((), (0,), (0, 1, "forward", 2)):
+        with pytest.raises(TypeError):
+            entries.append(wrong)  # type: ignore[arg-type]
+    assert entries == ENTRIES, "a row is taken whole or not at all"
+    other = copy.copy(entries)
+    assert other == entries
+    other.clear()
+    assert entries == ENTRIES
+    entries.clear()
+    assert not entries and list(entries) == []
+
+
+def test_columns_stand_in_the_order_of_a_rows_fields() -> None:
+    def named(kind: Any) -> dict[str, str]:
+        return dict(zip(kind.row._fields, kind.names, strict=True))
+
+    assert named(EntryColumns) == {"operation": "operations", "call": "calls", "phase": "phases"}
+    assert named(ModuleColumns) == {
+        **{"path": "paths", "kind": "kinds", "leaf": "leaves"},
+        **{"registered": "registered", "same_as": "same_as"},
+    }
+    assert named(CallColumns) == {
+        **{"module": "modules", "parent": "parents", "started": "started"},
+        **{"inputs": "inputs", "outputs": "outputs"},
+    }
 
 
 def test_tensors_of_a_record() -> None:

@@ -41,7 +41,7 @@ def booked(ledger: Ledger) -> list[tuple[str, str, str]]:
     """Return operation, module and phase of each entry."""
     record = ledger.record
     return [
-        (record.operations[e.operation].name, record.modules[record.calls[e.call].module].path, e.phase)
+        (record.operations[e.operation].name, record.modules.paths[record.calls.modules[e.call]], e.phase)
         for e in record.entries
     ]
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from torchledger import ForwardError, Ledger, Table, analyze
 from torchledger.pricing import CONVENTIONS
-from torchledger.record import Measured, Measurement
+from torchledger.record import Measured, Measurement, Phase
 from torchledger.views import COUNTS, AtLeast, Cell
 
 DEPTHS = range(5)
@@ -285,8 +285,8 @@ def test_depth_0_is_the_whole_and_deep_is_every_leaf(convention: str) -> None:
 def test_phases_split_the_totals(phase: str) -> None:
     ledger = ledger_of("nested")
     operations = len(ledger.record.entries)
-    for entry, name in zip(ledger.record.entries, itertools.cycle(["forward", "backward"]), strict=False):
-        entry.phase = name  # type: ignore[assignment]
+    phases: tuple[Phase, Phase] = ("forward", "backward")
+    ledger.record.entries.phases = list(itertools.islice(itertools.cycle(phases), operations))
     part, whole = ledger.totals(phase=phase), ledger.totals()
     counts = {"forward": (operations + 1) // 2, "backward": operations // 2, "optimizer": 0}
     assert part["operations"] == counts[phase]

@@ -52,7 +52,7 @@ def active_parameters(record: Record) -> int:
         size = record.parameters[index].elements
         active = share.amount / sum(tokens[block] for block in share.blocks)
         saved += max(size - active, Fraction(0))
-    paths = {record.modules[block].path for block in tokens}
+    paths = {record.modules.paths[block] for block in tokens}
     idle = (p for index, p in owned.items() if index not in used and _is_below(p, paths))
     return round(total - saved - sum(parameter.elements for parameter in idle))
 
@@ -74,7 +74,7 @@ def _shares(record: Record, routing: Routing) -> tuple[dict[int, _Share], dict[i
     chosen: dict[int, Choice] = {}  # those that hold where a parameter is used, by entry
     for (entry, place), parameters in together.items():
         choice = standing.over(entry)
-        operation = record.operations[record.entries[entry].operation]
+        operation = record.operations[record.entries.operations[entry]]
         amount = _amount(operation, place, full)
         if choice is None or amount is None:
             whole.update(parameters)
@@ -86,10 +86,10 @@ def _shares(record: Record, routing: Routing) -> tuple[dict[int, _Share], dict[i
             # Of a sum (a weight and its adapter) or a stack, each part is used for as many rows.
             part = Fraction(size, given) if len(sizes) > 1 and given else Fraction(1)
             shares[index].amount += amount * part
-            shares[index].blocks.add(record.calls[choice.call].module)
+            shares[index].blocks.add(record.calls.modules[choice.call])
     tokens: Counter[int] = Counter()
     for choice in chosen.values():
-        tokens[record.calls[choice.call].module] += choice.tokens
+        tokens[record.calls.modules[choice.call]] += choice.tokens
     return {index: share for index, share in shares.items() if index not in whole}, tokens
 
 
@@ -121,10 +121,10 @@ class _Standing:
         return max(self._around(entry), key=lambda choice: choice.tokens, default=None)
 
     def _around(self, entry: int) -> Iterator[Choice]:
-        call: int | None = self._record.entries[entry].call
+        call: int | None = self._record.entries.calls[entry]
         while call is not None:
             choices = self._by_call.get(call, ())
             before = bisect.bisect_left(choices, entry, key=lambda choice: choice.entry)
             holding = (c for c in reversed(choices[:before]) if c.last is None or entry <= c.last)
             yield from itertools.islice(holding, 1)
-            call = self._record.calls[call].parent
+            call = self._record.calls.parents[call]

@@ -136,7 +136,7 @@ class Compared:
         if "peak" not in by:
             return rows
         own = {row.module: row for row in rows if row.is_module}
-        paths = {info.path for info in self.ledger.record.modules}
+        paths = set(self.ledger.record.modules.paths)
         for row in rows:
             row.costs["peak"] = 0
         for held in self.memory.by_module(WHOLE_TREE).rows:

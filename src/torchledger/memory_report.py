@@ -180,13 +180,13 @@ class MemoryReport:
         if index == self.moments - 1:
             return Moment(index, "end", None, None, total, alive)
         entry = self.record.entries[index]
-        module = self.record.modules[self.record.calls[entry.call].module].path
+        module = self.record.modules.paths[self.record.calls.modules[entry.call]]
         phase = "loss" if self._is_loss(index) else entry.phase
         return Moment(index, phase, self.record.operations[entry.operation].name, module, total, alive)
 
     def _is_loss(self, index: int) -> bool:
         at = self.record.loss_at
-        return at is not None and index >= at and self.record.entries[index].phase == "forward"
+        return at is not None and index >= at and self.record.entries.phases[index] == "forward"
 
     @cached_property
     def _replayed(self) -> tuple[list[int], list[int]]:
@@ -224,7 +224,7 @@ class MemoryReport:
     def _made_by(self, block: Block) -> str:
         if block.entry is None:
             return block.category
-        return self.record.operations[self.record.entries[block.entry].operation].name
+        return self.record.operations[self.record.entries.operations[block.entry]].name
 
     @staticmethod
     def _heaviest(sums: Counter[str], there: Moment) -> list[tuple[str, int]]:

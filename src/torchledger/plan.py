@@ -20,6 +20,7 @@ from torchledger.ledger import ForwardError, Ledger
 from torchledger.memory_report import MemoryReport, size_text
 from torchledger.record import ITEM_SIZES, Record
 from torchledger.report.text import short_size
+from torchledger.rows import Rows
 from torchledger.tables import Table
 from torchledger.views import Cell, Column
 
@@ -337,12 +338,12 @@ def _in_8_bits(ledger: Ledger, subject: Subject) -> int:
     """
     record = ledger.record
     smaller = dataclasses.replace(record)
-    smaller.allocations = [
+    smaller.allocations = Rows(
         dataclasses.replace(a, bytes=_quantised(a.bytes // ITEM_SIZES[record.parameters[a.owner].dtype]))
         if a.kind == "optimizer" and a.owner is not None and record.parameters[a.owner].elements >= SMALLEST_QUANTISED
         else a
         for a in record.allocations
-    ]
+    )
     return MemoryReport(smaller, **subject.memory).peak_bytes
 
 
@@ -416,7 +417,7 @@ def _again(forward: Callable[..., Any]) -> Callable[..., Any]:
 def _head(record: Record) -> str | None:
     """Return the path of the module with parameters of its own that ran last, where others have some too."""
     owners = {p.module for p in record.parameters if p.shared_with is None}
-    ran = [record.modules[call.module].path for call in record.calls]
+    ran = [record.modules.paths[module] for module in record.calls.modules]
     return next((path for path in reversed(ran) if path in owners), None) if len(owners) > 1 else None
 
 

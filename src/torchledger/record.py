@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from torchledger.errors import UserError
 from torchledger.parameters import ParameterInfo, ParameterRows
+from torchledger.rows import Columns, Rows
 
 SCHEMA = 3  # 2: training steps; 3: what an allocation belongs to
 FORMAT = "torchledger ledger"
@@ -112,8 +113,7 @@ class Operation(NamedTuple):
         return tuple(self.inputs[value.index] for value in values if isinstance(value, TensorRef))
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One call of an operation: indices into `Record.operations` and `Record.calls`, and the phase."""
 
     operation: int
@@ -121,8 +121,17 @@ class Entry:
     phase: Phase = "forward"
 
 
-@dataclass(slots=True)
-class ModuleInfo:
+class EntryColumns(Columns[Entry]):
+    """EntryColumns by column."""
+
+    __slots__ = names = ("operations", "calls", "phases")
+    row = Entry
+    operations: list[int]
+    calls: list[int]
+    phases: list[Phase]
+
+
+class ModuleInfo(NamedTuple):
     """A module under one path. `leaf`: no registered children. `same_as`: the first path of the same module.
 
     `registered` is its place in `named_modules` order, None for a path that only a call made.
@@ -135,8 +144,19 @@ class ModuleInfo:
     same_as: str | None = None
 
 
-@dataclass(slots=True)
-class ModuleCall:
+class ModuleColumns(Columns[ModuleInfo]):
+    """ModuleColumns by column."""
+
+    __slots__ = names = ("paths", "kinds", "leaves", "registered", "same_as")
+    row = ModuleInfo
+    paths: list[str]
+    kinds: list[str]
+    leaves: list[bool]
+    registered: list[int | None]
+    same_as: list[str | None]
+
+
+class ModuleCall(NamedTuple):
     """One call of a module: indices of its module and of the call that made it, shapes of tensors in and out.
 
     `started`: the number of entries booked when it began.
@@ -147,6 +167,18 @@ class ModuleCall:
     started: int
     inputs: tuple[Shape, ...] = ()
     outputs: tuple[Shape, ...] = ()
+
+
+class CallColumns(Columns[ModuleCall]):
+    """CallColumns of modules by column."""
+
+    __slots__ = names = ("modules", "parents", "started", "inputs", "outputs")
+    row = ModuleCall
+    modules: list[int]
+    parents: list[int | None]
+    started: list[int]
+    inputs: list[tuple[Shape, ...]]
+    outputs: list[tuple[Shape, ...]]
 
 
 @dataclass(slots=True)
@@ -164,6 +196,33 @@ class Allocation:
     died: int | None
     kind: StorageKind
     owner: int | None = None
+
+
+class StateStorages:
+    """The storages of parameters or buffers that a run may never look at: of each its bytes; `first` owns the first.
+
+    `looked_at`: what is booked of those that it did look at, by place.
+    """
+
+    __slots__ = ("first", "kind", "looked_at", "sizes")
+
+    def __init__(self, sizes: list[int], kind: StorageKind, first: int) -> None:
+        self.sizes, self.kind, self.first = sizes, kind, first
+        self.looked_at: dict[int, Allocation] = {}
+
+    def look_at(self, place: int) -> Allocation:
+        """Return the allocation that will stand at `place`, to be changed."""
+        found = self.looked_at.get(place)
+        if found is None:
+            found = self.looked_at[place] = Allocation(self.sizes[place], 0, None, self.kind, self.first + place)
+        return found
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def rows(self) -> list[Allocation]:
+        """Return the allocations."""
+        return list(map(self.look_at, range(len(self.sizes))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +289,13 @@ class Record:
     batch: int
     torch_version: str
     inputs: list[str] = field(default_factory=list)
-    modules: list[ModuleInfo] = field(default_factory=list)
-    calls: list[ModuleCall] = field(default_factory=list)
+    modules: ModuleColumns = field(default_factory=ModuleColumns)
+    calls: CallColumns = field(default_factory=CallColumns)
     operations: list[Operation] = field(default_factory=list)
-    entries: list[Entry] = field(default_factory=list)
+    entries: EntryColumns = field(default_factory=EntryColumns)
     parameters: ParameterRows = field(default_factory=ParameterRows)
     buffers: ParameterRows = field(default_factory=ParameterRows)
-    allocations: list[Allocation] = field(default_factory=list)
+    allocations: Rows[Allocation] = field(default_factory=Rows)
     assumptions: list[str] = field(default_factory=list)
     measurement: Measurement | None = None
     error: str | None = None
@@ -257,19 +316,20 @@ class Record:
         seen: dict[tuple[int, str], int] = {}
         leaf_keys: dict[int, RowKey] = {}
         keys: list[RowKey] = []
-        for entry in self.entries:
-            known = leaf_keys.get(entry.call)
+        for operation, call in zip(self.entries.operations, self.entries.calls, strict=True):
+            known = leaf_keys.get(call)
             if known is not None:
                 keys.append(known)
                 continue
-            module = self.modules[self.calls[entry.call].module]
-            if module.leaf:
-                keys.append(leaf_keys.setdefault(entry.call, (module.path, "", 0)))
+            module = self.calls.modules[call]
+            path = self.modules.paths[module]
+            if self.modules.leaves[module]:
+                keys.append(leaf_keys.setdefault(call, (path, "", 0)))
                 continue
-            name = self.operations[entry.operation].name
-            ordinal = seen.get((entry.call, name), 0)
-            seen[entry.call, name] = ordinal + 1
-            keys.append((module.path, name, ordinal))
+            name = self.operations[operation].name
+            ordinal = seen.get((call, name), 0)
+            seen[call, name] = ordinal + 1
+            keys.append((path, name, ordinal))
         return keys
 
     def to_json(self) -> dict[str, Any]:
@@ -282,13 +342,13 @@ class Record:
             "batch": self.batch,
             "torch_version": self.torch_version,
             "inputs": self.inputs,
-            "modules": [[m.path, m.kind, m.leaf, m.registered, m.same_as] for m in self.modules],
-            "calls": [[c.module, c.parent, c.started, c.inputs, c.outputs] for c in self.calls],
+            "modules": [list(module) for module in self.modules],
+            "calls": [list(call) for call in self.calls],
             "operations": [_operation_to_json(operation) for operation in self.operations],
             "entries": {
-                "operation": [entry.operation for entry in self.entries],
-                "call": [entry.call for entry in self.entries],
-                "phase": _runs([entry.phase for entry in self.entries]),
+                "operation": list(self.entries.operations),
+                "call": list(self.entries.calls),
+                "phase": _runs(self.entries.phases),
             },
             "parameters": [_parameter_to_json(parameter) for parameter in self.parameters],
             "buffers": [_parameter_to_json(buffer) for buffer in self.buffers],
@@ -361,7 +421,7 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
         batch=_checked(int, data["batch"]),
         torch_version=_checked(str, data["torch_version"]),
         inputs=[_checked(str, text) for text in _listed(data["inputs"])],
-        modules=[
+        modules=ModuleColumns(
             ModuleInfo(
                 _checked(str, path),
                 _checked(str, kind),
@@ -370,8 +430,8 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
                 _optional(str, same_as),
             )
             for path, kind, leaf, registered, same_as in _listed(data["modules"])
-        ],
-        calls=[
+        ),
+        calls=CallColumns(
             ModuleCall(
                 _checked(int, module),
                 _optional(int, parent),
@@ -380,15 +440,16 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
                 tuple(_shape(shape) for shape in _listed(outputs)),
             )
             for module, parent, started, inputs, outputs in _listed(data["calls"])
-        ],
+        ),
         operations=[_operation_from_json(operation) for operation in _listed(data["operations"])],
-        entries=[
-            Entry(_checked(int, operation), _checked(int, call), phase)
-            for operation, call, phase in zip(entries["operation"], _listed(entries["call"]), phases, strict=True)
-        ],
+        entries=EntryColumns.of(
+            [_checked(int, operation) for operation in entries["operation"]],
+            [_checked(int, call) for call in _listed(entries["call"])],
+            phases,
+        ),
         parameters=ParameterRows(_parameter_from_json(parameter) for parameter in _listed(data["parameters"])),
         buffers=ParameterRows(_parameter_from_json(buffer) for buffer in _listed(data["buffers"])),
-        allocations=[_allocation_from_json(*allocation) for allocation in _listed(data["allocations"])],
+        allocations=Rows(_allocation_from_json(*allocation) for allocation in _listed(data["allocations"])),
         assumptions=[_checked(str, text) for text in _listed(data["assumptions"])],
         measurement=None
         if measurement is None
@@ -415,9 +476,9 @@ def _record_from_json(data: Mapping[str, Any]) -> Record:
 def _check_references(record: Record) -> None:
     """Raise ValueError where an index points outside its list or the modules do not form calls."""
     counts = {
-        "operation": (len(record.operations), [entry.operation for entry in record.entries]),
-        "call": (len(record.calls), [entry.call for entry in record.entries]),
-        "module": (len(record.modules), [call.module for call in record.calls]),
+        "operation": (len(record.operations), record.entries.operations),
+        "call": (len(record.calls), record.entries.calls),
+        "module": (len(record.modules), record.calls.modules),
     }
     for name, (count, indices) in counts.items():
         for index in {min(indices, default=0), max(indices, default=-1)}:
@@ -425,7 +486,7 @@ def _check_references(record: Record) -> None:
                 raise ValueError(f"an entry refers to {name} {index} of {count}")
     if record.failed_call is not None and not 0 <= record.failed_call < len(record.calls):
         raise ValueError(f"forward failed in call {record.failed_call} of {len(record.calls)}")
-    moments = [call.started for call in record.calls]
+    moments = [*record.calls.started]
     moments += [*record.in_place, *([] if record.loss_at is None else [record.loss_at])]
     for allocation in record.allocations:
         moments += [allocation.born, allocation.born if allocation.died is None else allocation.died]
@@ -437,9 +498,9 @@ def _check_references(record: Record) -> None:
             raise ValueError(f"a storage of {allocation.bytes} bytes is that of entry {allocation.born}")
     if moments and not 0 <= min(moments) <= max(moments) <= len(record.entries):
         raise ValueError(f"a call or a storage begins or ends outside of the {len(record.entries)} entries")
-    for number, call in enumerate(record.calls):
-        if call.parent is not None and not 0 <= call.parent < number:
-            raise ValueError(f"call {number} names call {call.parent} as its parent")
+    for number, parent in enumerate(record.calls.parents):
+        if parent is not None and not 0 <= parent < number:
+            raise ValueError(f"call {number} names call {parent} as its parent")
     for operation in record.operations:
         count = len(operation.inputs)
         refs = [value for value in operation.arguments.values() if isinstance(value, TensorRef)]

@@ -12,7 +12,7 @@ from typing import Any
 from torchledger.active import active_parameters
 from torchledger.errors import UserError
 from torchledger.pricing.convention import EXCLUDED, UNKNOWN, Convention, Price, Quantity, State
-from torchledger.record import Operation, Record, RowKey, Shape
+from torchledger.record import ModuleCall, Operation, Record, RowKey, Shape
 
 
 class AtLeast(int):
@@ -208,7 +208,7 @@ def _totals(record: Record, convention: Convention, priced: Prices, parameters: 
     }
     for quantity, formula in convention.of_calls.items():
         result[quantity.name] = sum(
-            formula(call) for call in record.calls if not convention.leaves_only or record.modules[call.module].leaf
+            formula(call) for call in record.calls if not convention.leaves_only or record.modules.leaves[call.module]
         )
     for quantity in convention.quantities:
         amount = sums.amounts.get(quantity.name, 0)
@@ -223,21 +223,22 @@ def prices_of_entries(record: Record, convention: Convention, phase: str | None 
     activations.
     """
     table = prices(record, convention)
-    found: Prices = [table[entry.operation] for entry in record.entries]
+    entries = record.entries
+    found: Prices = [table[operation] for operation in entries.operations]
     if convention.leaves_only:
-        leaf = [record.modules[call.module].leaf for call in record.calls]
-        entries = zip(found, record.entries, strict=True)
-        found = [p if leaf[entry.call] or p is None or p.state is State.FREE else EXCLUDED for p, entry in entries]
+        leaf = [record.modules.leaves[module] for module in record.calls.modules]
+        of_calls = zip(found, entries.calls, strict=True)
+        found = [p if leaf[call] or p is None or p.state is State.FREE else EXCLUDED for p, call in of_calls]
     if record.step is None and phase is None:
         return found
     later: dict[int, Price] = {}  # by operation
-    for place, entry in enumerate(record.entries):
-        if phase is not None and entry.phase != phase:
+    for place, (operation, own) in enumerate(zip(entries.operations, entries.phases, strict=True)):
+        if phase is not None and own != phase:
             found[place] = None
-        elif entry.phase != "forward":
-            price = later.get(entry.operation)
+        elif own != "forward":
+            price = later.get(operation)
             if price is None:
-                price = later[entry.operation] = _later(table[entry.operation], convention)
+                price = later[operation] = _later(table[operation], convention)
             found[place] = price
     return found
 
@@ -259,26 +260,29 @@ def _layer_rows(
     `is_joined`: what a module ran outside of leaves may be one row.
     """
     owned, of_calls = parameters.by_module, convention.of_calls
-    span = len(record.calls) + 1
+    known, calls = record.modules, record.calls
+    paths, kinds, are_leaves, same_as = known.paths, known.kinds, known.leaves, known.same_as
+    span = len(calls) + 1
     modules: dict[str, _Row] = {}
     leaves: list[_Row | None] = []  # of each call: the row of a leaf module
-    for number, call in enumerate(record.calls):
-        module = record.modules[call.module]
-        path, leaf = module.path, module.leaf
+    of_each = zip(calls.modules, calls.parents, calls.started, calls.inputs, calls.outputs, strict=True)
+    for number, (module, parent, started, inputs, outputs) in enumerate(of_each):
+        path, leaf = paths[module], are_leaves[module]
         if not leaf and not owned.get(path):
             leaves.append(None)
             continue
         row = modules.get(path)
         if row is None:
-            first, params = call.started * span + number, owned.get(path, 0)
-            row = modules[path] = _Row(path, module.kind, call.inputs, call.outputs, first, params)
+            first, params = started * span + number, owned.get(path, 0)
+            row = modules[path] = _Row(path, kinds[module], inputs, outputs, first, params)
             if convention.leaves_only and not leaf:
                 row.is_outside = True
-            if module.same_as is not None or path in parameters.shared:
-                row.note = f"shared with {module.same_as or parameters.shared[path]}"
+            if same_as[module] is not None or path in parameters.shared:
+                row.note = f"shared with {same_as[module] or parameters.shared[path]}"
         row.calls += 1
         leaves.append(row if leaf else None)
         if of_calls and (leaf or not convention.leaves_only):
+            call = ModuleCall(module, parent, started, inputs, outputs)
             for quantity, formula in of_calls.items():
                 row.add_of_call(quantity.name, formula(call))
     outside = _fill(record, priced, leaves, is_joined and record.measurement is None)
@@ -291,16 +295,16 @@ def _layer_rows(
             found.note, found.is_module = "measured only", not name
         found.seconds = measured.seconds
     if record.failed_call is not None:
-        failed = modules.get(record.modules[record.calls[record.failed_call].module].path)
+        failed = modules.get(paths[calls.modules[record.failed_call]])
         if failed is not None:
             failed.ran, failed.note = False, failed.note or "failed"
-    called = {call.module for call in record.calls}
-    idle = [m for number, m in enumerate(record.modules) if number not in called and owned.get(m.path)]
-    ran = {record.modules[number].path for number in called} if idle else set()
-    for module in idle:
-        path = module.path
-        if path not in ran and module.same_as is None:
-            row = others[path, "", 0] = _Row(path, module.kind, params=owned[path])
+    called = set(calls.modules)
+    idle = [number for number, path in enumerate(paths) if number not in called and owned.get(path)]
+    ran = {paths[number] for number in called} if idle else set()
+    for number in idle:
+        path = paths[number]
+        if path not in ran and same_as[number] is None:
+            row = others[path, "", 0] = _Row(path, kinds[number], params=owned[path])
             row.note, row.ran = "not run", False
     if convention.leaves_only:
         place = {module.path: module.registered for module in record.modules if module.registered is not None}
@@ -318,30 +322,30 @@ def _fill(
 
     Return the rows of what ran outside of leaves, by path and operation, then by ordinal; of a path where `is_joined`.
     """
-    operations, calls, span = record.operations, record.calls, len(record.calls) + 1
+    operations, entries, span = record.operations, record.entries, len(record.calls) + 1
     outside: dict[tuple[str, str], dict[int, _Row]] = {}
     seen: dict[tuple[int, str], int] = {}
     shapes: dict[int, tuple[tuple[Shape, ...], tuple[Shape, ...]]] = {}  # of each operation: inputs and outputs
-    for number, (price, entry) in enumerate(zip(priced, record.entries, strict=True)):
-        row = leaves[entry.call]
+    for number, (price, made, call) in enumerate(zip(priced, entries.operations, entries.calls, strict=True)):
+        row = leaves[call]
         if row is None:
-            operation, ordinal = operations[entry.operation], 0
+            operation, ordinal = operations[made], 0
             name = "" if is_joined else operation.name
             if not is_joined:
-                place = entry.call, name
+                place = call, name
                 ordinal = seen.get(place, 0)
                 seen[place] = ordinal + 1
             if price is None:
                 continue
-            path = record.modules[calls[entry.call].module].path
+            path = record.modules.paths[record.calls.modules[call]]
             rows = outside.get((path, name))
             if rows is None:
                 rows = outside[path, name] = {}
             row = rows.get(ordinal)
             if row is None:
-                shown = shapes.get(entry.operation)
+                shown = shapes.get(made)
                 if shown is None:
-                    shown = shapes[entry.operation] = (
+                    shown = shapes[made] = (
                         tuple(tensor.shape for tensor in operation.inputs),
                         tuple(output.tensor.shape for output in operation.outputs),
                     )
@@ -412,10 +416,10 @@ def by_operation(record: Record, convention: Convention, phase: str | None = Non
     """Return one row a kind of operation, heaviest first."""
     rows: dict[str, _Row] = {}
     priced = prices_of_entries(record, convention, phase)
-    for price, entry in zip(priced, record.entries, strict=True):
+    for price, operation in zip(priced, record.entries.operations, strict=True):
         if price is None:
             continue
-        name = record.operations[entry.operation].name
+        name = record.operations[operation].name
         row = rows.get(name)
         if row is None:
             row = rows[name] = _Row.of_operation("", name)
@@ -430,7 +434,7 @@ def by_operation(record: Record, convention: Convention, phase: str | None = Non
 
 def by_module(record: Record, convention: Convention, depth: int = 1, phase: str | None = None) -> Table:
     """Return one row a module down to `depth` (0: the whole model), holding all below it; rows do not overlap."""
-    kinds = {module.path: module.kind for module in record.modules}
+    kinds = dict(zip(record.modules.paths, record.modules.kinds, strict=True))
     rows: dict[str, _Row] = {}
     priced = prices_of_entries(record, convention, phase)
     parameters = _Parameters(record)
@@ -569,9 +573,9 @@ def notes(
 def _phases(record: Record, convention: Convention, priced: Prices) -> str:
     """Return the first two quantities of each phase in one line."""
     found: dict[str, list[Price]] = {}
-    for price, entry in zip(priced, record.entries, strict=True):
+    for price, phase in zip(priced, record.entries.phases, strict=True):
         if price is not None:
-            found.setdefault(entry.phase, []).append(price)
+            found.setdefault(phase, []).append(price)
     sums = {phase: _Sums(prices).amounts for phase, prices in found.items()}
     shown = convention.quantities[:2]
     parts = (f"{phase} {', '.join(f'{of.get(q.name, 0):,} {q.title}' for q in shown)}" for phase, of in sums.items())
@@ -584,6 +588,6 @@ def unknown(record: Record, convention: Convention) -> dict[str, int]:
 
 
 def _unknown(record: Record, priced: Prices) -> dict[str, int]:
-    entries = zip(record.entries, priced, strict=True)
-    missing = (entry for entry, price in entries if price is not None and price.state is State.UNKNOWN)
-    return dict(Counter(record.operations[entry.operation].name for entry in missing).most_common())
+    entries = zip(record.entries.operations, priced, strict=True)
+    missing = (operation for operation, price in entries if price is not None and price.state is State.UNKNOWN)
+    return dict(Counter(record.operations[operation].name for operation in missing).most_common())

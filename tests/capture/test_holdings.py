@@ -334,6 +334,12 @@ STEPS = {
 }
 
 
+def called() -> tuple[Any, ...]:
+    """Return what runs where a module is called."""
+    call: Any = nn.Module._call_impl  # type: ignore[attr-defined]
+    return call, call.__code__, call.__kwdefaults__
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_an_interrupt_waits_while_a_run_is_set_up_or_ends(
     name: str, hearing: None, monkeypatch: pytest.MonkeyPatch
@@ -343,7 +349,7 @@ def test_an_interrupt_waits_while_a_run_is_set_up_or_ends(
         held = [[(type(of), name, id(value)) for name, value in of.items()] for all_of in holders for of in all_of]
         hooks = [list(hooks) for name, hooks in vars(torch_module).items() if name.startswith("_global_") and hooks]
         stacks = torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()
-        patched = nn.Module._call_impl, sys.stdout, torch.backends.mha.get_fastpath_enabled()  # type: ignore[attr-defined]
+        patched = called(), sys.stdout, torch.backends.mha.get_fastpath_enabled()
         return held, hooks, stacks, patched, torch.is_grad_enabled(), random.getstate(), torch.get_rng_state().tolist()
 
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
@@ -380,7 +386,7 @@ def test_interrupts_at_any_moment(hearing: None) -> None:
     """From a timer, over and over: each ends an analysis, and leaves the model as it was."""
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     own = {name: id(parameter) for name, parameter in model.named_parameters()}
-    before = nn.Module._call_impl  # type: ignore[attr-defined]
+    before = called()
     analyze(model, (4,))
     is_armed = False
 
@@ -399,7 +405,7 @@ def test_interrupts_at_any_moment(hearing: None) -> None:
                 while is_armed:  # it has not rung yet
                     pass
             assert {name: id(parameter) for name, parameter in model.named_parameters()} == own
-            assert nn.Module._call_impl is before  # type: ignore[attr-defined]
+            assert called() == before
             assert torch._C._len_torch_dispatch_stack() == torch._C._len_torch_function_stack() == 0
     finally:
         signal.signal(signal.SIGALRM, handler)

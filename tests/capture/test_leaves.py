@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -356,15 +358,88 @@ def test_writes_in_place_are_counted_as_writes() -> None:
 
 
 def test_what_was_patched_for_a_run_is_put_back() -> None:
-    before = nn.Module._call_impl  # type: ignore[attr-defined]
+    call: Any = nn.Module._call_impl  # type: ignore[attr-defined]
+    before = call.__code__, call.__kwdefaults__
 
     def forward(net: Any, x: torch.Tensor) -> Any:
-        assert nn.Module._call_impl is not before  # type: ignore[attr-defined]
+        assert call.__code__ is not before[0]
         raise ValueError("no")
 
     with pytest.raises(Exception, match="no"):
         analyze(Own(nn.ReLU(), forward), (4,))
-    assert nn.Module._call_impl is before  # type: ignore[attr-defined]
+    assert nn.Module._call_impl is call  # type: ignore[attr-defined]
+    assert (call.__code__, call.__kwdefaults__) == before == (call.__code__, None)
+    assert nn.Linear(2, 2)(torch.ones(2)).shape == (2,)
+
+
+def test_a_call_that_forward_replaces_is_put_back() -> None:
+    call: Any = nn.Module._call_impl  # type: ignore[attr-defined]
+
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        nn.Module._call_impl = lambda self, *args: call(self, *args)  # type: ignore[attr-defined]
+        return net.leaf(x)
+
+    assert macs(Own(nn.Linear(4, 4), forward), (4,)) == 16
+    assert nn.Module._call_impl is call  # type: ignore[attr-defined]
+
+
+def test_no_class_of_modules_is_changed_for_a_run() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        seen.append(dict(vars(nn.Module)))
+        return net.leaf(x)
+
+    before = dict(vars(nn.Module))
+    analyze(Own(nn.ReLU(), forward), (4,))
+    assert seen == [before] and dict(vars(nn.Module)) == before
+
+
+def test_modules_nest_as_deep_as_the_stack_lets_them() -> None:
+    """Four fifths as deep as in torch itself, whose call of a module takes four frames here: ours takes one more."""
+
+    class Cell(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor, depth: int) -> Any:
+            return self(self.layer(x), depth - 1) if depth else x
+
+    model, depth = Cell().eval(), 0
+    with contextlib.suppress(RecursionError):
+        while True:
+            model(torch.ones(1, 4), depth + 10)
+            depth += 10
+    depth = depth * 3 // 4
+    ledger = analyze(model, (4,), kwargs={"depth": depth})
+    assert ledger.totals()["macs"] == 16 * depth
+
+
+@pytest.mark.parametrize("name", ["_torchledger", "module", "args", "kwargs", "may_answer"])
+def test_keywords_of_modules_reach_them(name: str) -> None:
+    class Named(nn.Module):
+        def forward(self, x: torch.Tensor, **given: Any) -> torch.Tensor:
+            return x * given[name]
+
+    model = Own(Named(), lambda net, x: net.leaf(x, **{name: 3}))
+    assert [row["kind"] for row in analyze(model, (4,)).by_layer().rows] == ["Named"]
+    assert analyze(model.leaf, (4,), kwargs={name: 2}).totals()["flops"] == 4
+
+
+def test_who_put_other_code_into_a_modules_call_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    call: Any = nn.Module._call_impl  # type: ignore[attr-defined]
+    as_written = types.FunctionType(call.__code__, call.__globals__)
+    model = nn.Sequential(nn.Linear(8, 8))
+    assert macs(model, (8,)) == 64
+
+    def twice(self: Any, *args: Any, _as_written: Any, **kwargs: Any) -> Any:
+        return _as_written(self, *args, **kwargs) + _as_written(self, *args, **kwargs)
+
+    monkeypatch.setattr(call, "__kwdefaults__", {"_as_written": as_written})
+    monkeypatch.setattr(call, "__code__", twice.__code__)
+    assert macs(model, (8,)) == macs(model, (8,)) == 256  # of the Sequential and of what is in it
+    assert call.__code__ is twice.__code__
 
 
 def test_a_copy_made_in_forward_runs() -> None:

@@ -259,3 +259,16 @@ def test_what_python_makes_on_a_cpu_is_on_meta() -> None:
             return x + torch.empty(10**13, device="cpu")[:3]  # 40 TB
 
     assert analyze(Large(), (3,), execute=False).totals()["flops"] == 3
+
+
+def test_a_script_that_no_module_holds_runs() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.scripts = [torch.jit.script(nn.Linear(4, 4))]
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.scripts[0](self.layer(x))
+
+    assert analyze(Listed(), (4,)).totals()["macs"] == 32

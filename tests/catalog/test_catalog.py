@@ -56,7 +56,7 @@ def priced(case: Case, model: nn.Module, **options: Any) -> Ledger:
 def booked(ledger: Ledger) -> list[Any]:
     record = ledger.record
     return [
-        (canonical(record.operations[e.operation]), record.modules[record.calls[e.call].module].path, e.phase)
+        (canonical(record.operations[e.operation]), record.modules.paths[record.calls.modules[e.call]], e.phase)
         for e in record.entries
     ]
 

@@ -22,8 +22,9 @@ from torchledger import Ledger, UserError, analyze, stat
 from torchledger.cli import main
 from torchledger.models import build
 from torchledger.pricing.convention import State
-from torchledger.record import Allocation, Entry, Measured, Measurement
+from torchledger.record import Allocation, EntryColumns, Measured, Measurement
 from torchledger.report import axis, chrome
+from torchledger.rows import Rows
 
 QUANTITIES = ("macs", "flops", "bytes", "bytes_read", "bytes_written", "activation_bytes", "operations")
 
@@ -348,8 +349,8 @@ def test_a_hundred_thousand_operations(tmp_path: Path) -> None:
     found = ledger("resnet18")
     record = dataclasses.replace(found.record)
     once = len(record.entries)
-    record.entries = [Entry(e.operation, e.call, e.phase) for _ in range(100_000 // once + 1) for e in record.entries]
-    record.allocations = [Allocation(8, place, place + 2, "activation") for place in range(0, 100_000, 2)]
+    record.entries = EntryColumns([*record.entries] * (100_000 // once + 1))
+    record.allocations = Rows(Allocation(8, place, place + 2, "activation") for place in range(0, 100_000, 2))
     started = time.perf_counter()
     Ledger(record).save_trace(tmp_path / "large.json", by="bytes")
     assert time.perf_counter() - started < 20, "a few seconds, with nothing quadratic"

@@ -44,8 +44,8 @@ def explain(error: BaseException, scopes: Scopes, recorder: Recorder) -> Diagnos
             call = call_of_module if failed is None else failed.call
             module = module if failed is None else None
     record = scopes.record
-    path = record.modules[record.calls[call].module].path or "(root)"
-    shapes = record.calls[call].inputs
+    path = record.modules.paths[record.calls.modules[call]] or "(root)"
+    shapes = record.calls.inputs[call]
     if isinstance(error, UserError):  # a network says itself what it takes, before it runs
         return Diagnosis((str(error) if path == "(root)" else f"{path}: {error}"), call)
     said = None

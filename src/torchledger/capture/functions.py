@@ -21,7 +21,7 @@ from torchledger.capture.recorder import META, Recorder
 from torchledger.capture.scopes import Scopes
 from torchledger.capture.shapes import Memo, Outline, Output, classify
 from torchledger.capture.surroundings import PURE_NAMES, Surroundings, is_of_torch, own_of
-from torchledger.record import Allocation, Entry, Operation
+from torchledger.record import Allocation, Operation
 
 PURE = frozenset(
     function for home, names in PURE_NAMES.items() for function in own_of(home, names) if is_of_torch(function)
@@ -174,13 +174,11 @@ class Functions:
 
     def _replay(self, did: Did, tensors: list[torch.Tensor], storages: list[int]) -> Any:
         recorder = self._recorder
-        record, places, call = recorder.record, recorder.places, self._scopes.current
-        entries, allocations = record.entries, record.allocations
-        start, first = len(entries), len(allocations)
+        record = recorder.record
+        allocations = record.allocations.latest
+        start, first = len(record.entries.operations), len(allocations)
         operations, made, outputs, takes, shape, writes = did
-        for operation in operations:
-            place = places.get(id(operation))
-            entries.append(Entry(recorder.place_of(operation) if place is None else place, call))
+        recorder.book_again(operations, self._scopes.current)
         taken = storages if len(takes) == len(storages) else [storages[place] for place in takes]
         recorder.routes.touched.update(taken)
         if writes:
@@ -214,7 +212,7 @@ class Functions:
     ) -> tuple[Any, Did | None]:
         """Run a call as it is written, and return what it did where it can be replayed."""
         recorder, record = self._recorder, self._recorder.record
-        entries, allocations = len(record.entries), len(record.allocations)
+        entries, allocations = len(record.entries), len(record.allocations.latest)
 
         def state() -> tuple[Any, ...]:
             remarks = len(recorder.known.reasons), recorder.saw_foreign, len(record.in_place)
@@ -260,7 +258,7 @@ class Functions:
             return None
         if not all(map(recorder.is_remembered, operations)):
             return None
-        made = record.allocations[allocations:]
+        made = record.allocations.latest[allocations:]
         outputs, can_replay = classify(found, tensors)
         if not can_replay or any(allocation.kind != "activation" for allocation in made):
             return None

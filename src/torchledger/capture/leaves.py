@@ -8,6 +8,7 @@ somebody else entered, autocast, values that are known, a class or function that
 from __future__ import annotations
 
 import operator
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from torchledger.capture.scopes import Scopes
 from torchledger.capture.shapes import Memo, Outline, Output, classify
 from torchledger.capture.surroundings import Surroundings, is_of_torch
 from torchledger.capture.waiting import Layout, Waiting
-from torchledger.record import Allocation, Entry, Operation, Shape
+from torchledger.record import Allocation, Operation, Shape
 
 _POOL = "kernel_size stride padding ceil_mode"
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -81,10 +82,8 @@ _KINDS = {
     )
     for kind, names in _ATTRIBUTES.items()
 }
-# As torch has them, before anybody patches it.
-_OWN_METHODS = [
-    (kind, name, getattr(kind, name)) for kind in _ATTRIBUTES for name in ("forward", *_METHODS.get(kind, ()))
-]
+# As torch has them, before anybody patches it; each call asks for the `forward` of its own class.
+_OWN_METHODS = [(kind, name, getattr(kind, name)) for kind, names in _METHODS.items() for name in names]
 _TENSORS = (torch.Tensor, nn.Parameter)
 _END: Any = object()  # of a Sequential's modules
 _MODULE: Any = nn.Module
@@ -92,7 +91,19 @@ _CALL, _OUTER_CALL = _MODULE._call_impl, _MODULE.__call__
 _is_closed = torch._C._is_torch_function_all_disabled  # the front door
 _IN_TURN: Any = nn.Sequential.forward
 _ONE_BY_ONE: Any = nn.Sequential.__iter__
-_WAS_UNPATCHED = all(map(is_of_torch, (_CALL, _OUTER_CALL, _IN_TURN, _ONE_BY_ONE, *(own for *_, own in _OWN_METHODS))))
+_OF_TORCH = (_CALL, _OUTER_CALL, _IN_TURN, _ONE_BY_ONE, *(own for *_, own in _OWN_METHODS))
+_WAS_UNPATCHED = all(map(is_of_torch, (*_OF_TORCH, *(kind.forward for kind in _ATTRIBUTES))))
+_CODE = getattr(_CALL, "__code__", None)
+_call_as_written: Any = types.FunctionType(_CODE, _CALL.__globals__) if _WAS_UNPATCHED and _CODE is not None else _CALL
+
+
+def _asking(self: nn.Module, *args: Any, _torchledger_answers_this_call: Any, **kwargs: Any) -> Any:
+    """Ask what is given by that long name, which no keyword of a module has, what a call returns.
+
+    While a run lasts, this is the code of nn.Module's own `_call_impl`: no name of this file is known to it. To set the
+    attribute of the class in its place would have Python forget where the methods of all its subclasses are.
+    """
+    return _torchledger_answers_this_call(self, args, kwargs)
 
 
 class Done(NamedTuple):
@@ -150,22 +161,34 @@ class Leaves:
     def __enter__(self) -> Leaves:
         if self._is_patching:
             self._around.begin()
-            answers = self._answers = self._around.may_answer
-
-            def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-                if answers and type(module) in _KINDS and not kwargs and len(args) == 1 and not _is_closed():
-                    return self._answer(module, args[0])
-                return self._run(module, args, kwargs)
-
-            _MODULE._call_impl = call
+            self._answers = self._around.may_answer
+            # Before the code, and put back after it: other threads may call modules.
+            _CALL.__kwdefaults__ = {"_torchledger_answers_this_call": self._call}
+            _CALL.__code__ = _asking.__code__
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._is_patching:
-            _MODULE._call_impl = _CALL
+            _CALL.__code__ = _CODE
+            _CALL.__kwdefaults__ = None
+            if _MODULE._call_impl is not _CALL:  # forward has put another in its place
+                _MODULE._call_impl = _CALL
 
-    def _run(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a call as torch does; straight where the only hooks are those of the scopes, which torch is slow with."""
+    def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], may_answer: bool = True) -> Any:
+        """Return what a call returns, without running it where that can be told.
+
+        It runs as torch runs it, but straight where the only hooks are those of the scopes, which torch is slow with.
+        All in one function: each takes room on Python's stack, in which modules nest.
+        """
+        if (
+            may_answer
+            and self._answers
+            and type(module) in _KINDS
+            and not kwargs
+            and len(args) == 1
+            and not _is_closed()
+        ):
+            return self._answer(module, args[0])
         if (
             len(torch_module._global_forward_hooks) != 1
             or len(torch_module._global_forward_pre_hooks) != 1
@@ -174,7 +197,7 @@ class Leaves:
             or any(_own_hooks(module.__dict__))
             or torch._C._get_tracing_state()
         ):
-            return _CALL(module, *args, **kwargs)
+            return _call_as_written(module, *args, **kwargs)
         self._scopes.enter(module, args)
         try:
             if self._answers and len(args) == 1 and not kwargs and _is_sequential(module) and not _is_closed():
@@ -200,7 +223,7 @@ class Leaves:
                         self._book(module, held, done, flow)
                         return self._tensor_of(flow)
         if held is None or not _is_hashable(held[0]):
-            return self._run(module, (x,), {})
+            return self._call(module, (x,), {}, may_answer=False)
         returned, does = self._watched(module, x, held)
         if done is not None and does != done:
             raise AssertionError(f"{type(module).__name__}: the memo has {done}, a call does {does}")
@@ -230,7 +253,7 @@ class Leaves:
         """Book what a layer makes of what flows, where that can be told; return whether."""
         cls: Any = type(module)
         if cls not in self._called_as_usual:
-            if cls.__call__ is not _OUTER_CALL or cls._call_impl is not _MODULE._call_impl:
+            if cls.__call__ is not _OUTER_CALL or cls._call_impl is not _CALL:
                 return False
             self._called_as_usual.add(cls)
         held = self._held_by(module)
@@ -360,14 +383,11 @@ class Leaves:
     def _book(self, module: nn.Module, held: Held, done: Done, flow: Flow) -> None:
         """Book a call that does not run, and have `flow` be what it returns."""
         recorder = self._recorder
-        record, places = recorder.record, recorder.places
-        entries = record.entries
-        start = len(entries)
+        record = recorder.record
+        start = len(record.entries.operations)
         operations, storages, output, layout, writes, given, returned = done
         call = self._scopes.answered(module, start, given, returned)
-        for operation in operations:
-            place = places.get(id(operation))
-            entries.append(Entry(recorder.place_of(operation) if place is None else place, call))
+        recorder.book_again(operations, call)
         _, _, _, seen, waiting = held
         if seen:
             recorder.routes.touched.update(seen)
@@ -381,12 +401,12 @@ class Leaves:
         before = flow.allocation
         for size_of, born, died in storages:
             allocation = Allocation(size_of, start + born, None if died is None else start + died, "activation")
-            record.allocations.append(allocation)
+            record.allocations.latest.append(allocation)
             if died is None:
                 flow.allocation = allocation
         if output.source is None:
             if before is not None:  # nothing holds it any more
-                before.died = len(entries)
+                before.died = start + len(operations)
             flow.base, flow.offset, flow.tensor, flow.writes = output, 0, None, 0
         elif not output.is_argument:
             if flow.tensor is None:
@@ -417,10 +437,10 @@ class Leaves:
         """Run a call as it is written, and remember it where it can be replayed."""
         key = (x.shape, x.stride(), x.dtype), held[0]
         recorder, record = self._recorder, self._recorder.record
-        entries, calls, allocations = len(record.entries), len(record.calls), len(record.allocations)
+        entries, calls, allocations = len(record.entries), len(record.calls), len(record.allocations.latest)
         remarks = len(recorder.known.reasons), recorder.saw_foreign, len(record.in_place)
         version = x._version
-        returned = self._run(module, (x,), {})
+        returned = self._call(module, (x,), {}, may_answer=False)
         with torch._C.DisableTorchFunction():
             is_plain = (
                 type(returned) is torch.Tensor
@@ -446,7 +466,7 @@ def _done(
         return None
     if not all(recorder.is_remembered(operation) for operation in operations):
         return None
-    made = record.allocations[allocations:]
+    made = record.allocations.latest[allocations:]
     alive = [allocation for allocation in made if allocation.died is None]
     (output,), can_replay = classify([returned], [x])
     if not can_replay or any(allocation.kind != "activation" for allocation in made):
@@ -486,13 +506,15 @@ def _is_hashable(key: Any) -> bool:
 
 def _is_sequential(module: nn.Module) -> bool:
     """Whether forward calls one module after the other, as nn.Sequential has it."""
-    kind: Any = type(module)
-    is_one = kind.forward is _IN_TURN and getattr(kind, "__iter__", None) is _ONE_BY_ONE
+    kind: Any = type(module)  # of a script, whose class has no forward
+    is_one = getattr(kind, "forward", None) is _IN_TURN and getattr(kind, "__iter__", None) is _ONE_BY_ONE
     return is_one and "forward" not in module.__dict__
 
 
 def _is_unpatched() -> bool:
     """Whether the classes at work are torch's own: somebody may have put other methods in their place."""
     if not _WAS_UNPATCHED or _MODULE._call_impl is not _CALL or _MODULE.__call__ is not _OUTER_CALL:
+        return False
+    if _CALL.__code__ is not _CODE or _CALL.__kwdefaults__:
         return False
     return all(getattr(kind, name) is method for kind, name, method in _OWN_METHODS)

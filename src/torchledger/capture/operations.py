@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -41,10 +41,12 @@ _PLACES = frozenset(("device", "layout", "pin_memory", "generator", "non_blockin
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Kind:
     """What is worth knowing of an overload, looked up once. `name` None: not booked."""
 
+    func: Any
+    rule: Callable[..., tuple[Output, ...] | None] | None  # what tells its outputs, see shape_rules.py
     name: str | None
     parameters: tuple[str, ...]
     defaults: dict[str, object]
@@ -62,9 +64,15 @@ class Kind:
     fills: int | None  # the number that is everywhere in what it makes, whatever it is given
     chooses: bool  # puts out indices that it picked, see routing.py
     packed: tuple[str, ...]  # the arguments that are objects with a weight and a bias in them
+    returns_list: bool  # of tensors, also of one
+
+    def container(self, outputs: tuple[Output, ...]) -> type | None:
+        """Return what the operation puts the tensors into that it returns; None for one tensor."""
+        return list if self.returns_list else tuple if len(outputs) > 1 else None
 
 
-KINDS: dict[Any, Kind] = {}
+# By id of an overload, which its kind holds: the hash of one is computed in Python.
+KINDS: dict[int, Kind] = {}
 NO_OPERATION = Operation("", {}, (), ())  # stands in the memo for what is not booked
 
 
@@ -89,7 +97,8 @@ def _filling(packet: str, func: Any) -> int | None:
     return value if isinstance(value, int) and not writes and len(func._schema.returns) == 1 else None
 
 
-def learn(func: Any) -> Kind:
+def learn(func: Any, rule: Callable[..., tuple[Output, ...] | None] | None) -> Kind:
+    """Look up what is worth knowing of an overload, for `KINDS`."""
     namespace, _, packet = func._schema.name.partition("::")
     arguments = func._schema.arguments
     names = tuple(argument.name for argument in arguments)
@@ -97,6 +106,8 @@ def learn(func: Any) -> Kind:
     undeclared = ("running_mean", "running_var") if "batch_norm" in packet and "backward" not in packet else ()
     defaults = {a.name: a.default_value for a in arguments if a.has_default_value() and a.default_value is not None}
     kind = Kind(
+        func=func,
+        rule=rule,
         name=canonical(namespace, packet),
         parameters=names,
         defaults=defaults,
@@ -119,11 +130,12 @@ def learn(func: Any) -> Kind:
         fills=_filling(packet, func),
         chooses=packet in CHOOSING,
         packed=tuple(a.name for a in arguments if str(a.type).endswith(_PACKED)),
+        returns_list=[str(returned.type) for returned in func._schema.returns] == ["List[Tensor]"],
         can_replay=torch.Tag.inplace_view not in func.tags
         and "storage_offset" not in names  # counted from the start of the storage, which a key does not have
         and all(not (argument.kwarg_only and argument.alias_info is not None) for argument in arguments),
     )
-    KINDS[func] = kind
+    KINDS[id(func)] = kind
     return kind
 
 
@@ -169,7 +181,14 @@ def outlined(
 
     The outlines go to `outlines`, and to `key` what `flatten` would append for the tensors that they stand for.
     """
-    found = {name: _stated(value, outlines, key) for name, value in zip(kind.parameters, args, strict=False)}
+    found: dict[str, object] = {}
+    for name, value in zip(kind.parameters, args, strict=False):
+        inner = type(value)
+        if inner in _NUMBERS:
+            key += (inner, value)
+            found[name] = value
+        else:
+            found[name] = _stated(value, outlines, key)
     if kwargs:
         key.extend(kwargs)
         found |= {name: _stated(value, outlines, key) for name, value in kwargs.items()}

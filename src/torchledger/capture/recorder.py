@@ -43,17 +43,23 @@ from torchledger.capture.operations import (
 )
 from torchledger.capture.routing import Routes, choice_of
 from torchledger.capture.scopes import Scopes
-from torchledger.capture.shape_rules import RULES, container_of, corrects
+from torchledger.capture.shape_rules import RULES, corrects
 from torchledger.capture.shapes import Holes, Memo, Nothing, Outline, Output, Template, classify
 from torchledger.capture.twins import Copies, Twins
+from torchledger.capture.waiting import Waiting
 from torchledger.inputs import mapped, tensors_in
-from torchledger.record import TABLES, Allocation, Entry, Operation, Phase, Record, StorageKind, TensorInfo
+from torchledger.record import TABLES, Allocation, Operation, Phase, Record, StateStorages, StorageKind, TensorInfo
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 _EMPTY = torch.ops.aten.empty.memory_format
 _DETACH = torch.ops.aten.detach.default
 _DTYPES = {int: torch.int64, bool: torch.bool}  # of numbers that a dtype is not said of
 _BY_ADDRESS = (_EMPTY, torch.ops.aten._to_copy.default)  # what C++ makes on the CPU to go to its memory itself
+
+
+def kind_of(func: Any) -> Kind:
+    """Return what is worth knowing of an overload."""
+    return KINDS.get(id(func)) or learn(func, RULES.get(func))
 
 
 def _from_python() -> bool:
@@ -158,7 +164,10 @@ class Recorder(TorchDispatchMode):
         self.routes = Routes()
         self.phase: Phase = "forward"
         self._silent = False
-        self._expected: dict[int, Allocation] = {}  # by id of a tensor of the user's that has no stand-in yet
+        # What holds tensors of the user's that have no stand-in yet, and their storages; once one of them gets it,
+        # by id of the tensor: storages, and its place among them.
+        self._awaited: list[tuple[list[Waiting], StateStorages]] = []
+        self._expected: dict[int, tuple[StateStorages, int]] = {}
         self.script_reads_lists = False  # x.tolist() in TorchScript: a copy on the CPU is read
         self.wholes: Mapping[Any, Callable[..., Any]] = {}  # by overload: what books it as one operation
 
@@ -173,7 +182,7 @@ class Recorder(TorchDispatchMode):
         if types and any(kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ for kind in types):
             return NotImplemented  # the subclass goes first: what it is made of comes here again
         with torch._C.DisableTorchFunction():
-            if not self.autocast or self._twins is None or self._comes_apart(KINDS.get(func) or learn(func)):
+            if not self.autocast or self._twins is None or self._comes_apart(kind_of(func)):
                 return self._handle(func, args, kwargs or {})
             with shielded():
                 return self._handle(func, args, kwargs or {})
@@ -192,26 +201,28 @@ class Recorder(TorchDispatchMode):
         if storage._cdata not in self._lives:
             if kind in ("parameter", "constant"):
                 self._protected.add(storage._cdata)
-            born = 0 if from_start else len(self.record.entries)
+            born = 0 if from_start else len(self.record.entries.operations)
             allocation = Allocation(storage.nbytes(), born, None, kind, owner)
             self.record.allocations.append(allocation)
             self.watch(storage, allocation)
 
-    def expect(self, tensors: list[torch.Tensor], sizes: list[int], kind: StorageKind, first: int) -> None:
-        """Book the storages of tensors of the user's, of these bytes, as alive from the start; `first` owns the first.
-
-        They have no stand-ins yet, and may never get one.
-        """
-        booked = [Allocation(size, 0, None, kind, owner) for owner, size in enumerate(sizes, first)]
-        self.record.allocations += booked
-        self._expected.update(zip(map(id, tensors), booked, strict=True))
+    def expect(self, holders: list[Waiting], storages: StateStorages) -> None:
+        """Book the storages of tensors that have no stand-ins yet, and may never get one, as alive from the start."""
+        self.record.allocations.hold(storages)
+        self._awaited.append((holders, storages))
 
     def arrived(self, tensor: torch.Tensor, stand_in: torch.Tensor) -> None:
         """Know the stand-in of a tensor that waited for one."""
-        allocation = self._expected.pop(id(tensor), None)
-        if allocation is None:  # no module of the model's holds it
+        for holders, storages in self._awaited:
+            held = (one for holder in holders for one in holder.real.values() if one is not None)
+            self._expected.update((id(one), (storages, place)) for place, one in enumerate(held))
+        self._awaited.clear()
+        found = self._expected.pop(id(tensor), None)
+        if found is None:  # no module of the model's holds it
             self.know([stand_in])
         else:
+            storages, place = found
+            allocation = storages.look_at(place)
             self.watch(stand_in.untyped_storage(), allocation)
             self.routes.own(stand_in, allocation.owner if allocation.kind == "parameter" else None)
 
@@ -278,7 +289,7 @@ class Recorder(TorchDispatchMode):
     def _died(self, life: _Life) -> None:
         storage = life.storage
         if life.allocation is not None:
-            life.allocation.died = len(life.record.entries)
+            life.allocation.died = len(life.record.entries.operations)
         self._lives.pop(storage, None)
         if storage in self.known.storages:
             self.known.drop(storage)
@@ -458,7 +469,7 @@ class Recorder(TorchDispatchMode):
         return returned
 
     def _handle(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        kind = KINDS.get(func) or learn(func)
+        kind = kind_of(func)
         if kind.name is None and args:
             if is_lazy(args[0]):
                 return func(*args, **kwargs)  # the .data of a lazy parameter, which has no shape yet
@@ -482,7 +493,7 @@ class Recorder(TorchDispatchMode):
             return None
         tensors: list[torch.Tensor] = []
         storages: list[int] = []
-        key: list[Any] = [func, torch.get_default_dtype()]
+        key: list[Any] = [kind, torch.get_default_dtype()]
         is_meta = flatten(args, tensors, storages, key)
         if kwargs:
             key.extend(kwargs)
@@ -524,7 +535,7 @@ class Recorder(TorchDispatchMode):
         elif len(tensors) > 1:
             key.append(sharing(tensors, storages))
         known = tuple(key)
-        template = self._memo.get(known) or self._by_rule(func, kind, args, kwargs, tensors, known)
+        template = self._memo.get(known) or self._by_rule(kind, args, kwargs, tensors, known)
         if template is None:
             return self._run(func, kind, args, kwargs, known)
         if self._memo.is_checked and not corrects(func, args):
@@ -562,14 +573,14 @@ class Recorder(TorchDispatchMode):
         They stand for tensors in storages of their own, or as far as they lie in one, for the same. Raise Unforeseen
         where no rule has an answer.
         """
-        kind = KINDS.get(func) or learn(func)
-        rule = RULES.get(func)
+        kind = kind_of(func)
+        rule = kind.rule
         # The rule must answer, also where the memo could: on the way to what it does not know, torch may do more.
         outputs = rule(*args, **kwargs) if rule is not None else None
         if outputs is None or kind.name is None or self._memo is None:
             raise Unforeseen
         outlines: list[Outline] = []
-        key: list[Any] = [func, torch.get_default_dtype()]
+        key: list[Any] = [kind, torch.get_default_dtype()]
         arguments = outlined(kind, args, kwargs, outlines, key)
         if len(outlines) > 1:
             key.append(None)  # as where none share a storage
@@ -577,7 +588,7 @@ class Recorder(TorchDispatchMode):
         template = self._memo.get(known)
         if template is None:
             operation = outlined_operation(kind.name, arguments, outlines, outputs)
-            template = Template(operation, outputs, container_of(func, outputs))
+            template = Template(operation, outputs, kind.container(outputs))
             self._memo.put(known, template)
         return template, outlines
 
@@ -629,7 +640,6 @@ class Recorder(TorchDispatchMode):
 
     def _by_rule(
         self,
-        func: Any,
         kind: Kind,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -640,12 +650,12 @@ class Recorder(TorchDispatchMode):
 
         None where no rule answers.
         """
-        rule = RULES.get(func)
+        rule = kind.rule
         outputs = rule(*args, **kwargs) if rule is not None else None
         if outputs is None or kind.name is None or self._memo is None:
             return None
         operation = operation_of(kind.name, arguments_of(kind, args, kwargs), tensors, outputs)
-        template = Template(operation, outputs, container_of(func, outputs))
+        template = Template(operation, outputs, kind.container(outputs))
         self._memo.put(key, template)
         return template
 
@@ -769,7 +779,8 @@ class Recorder(TorchDispatchMode):
         if self._silent:
             self.know(returned)
             return
-        entry = len(self.record.entries)
+        entries = self.record.entries
+        entry = len(entries.operations)
         if not self.routes.is_on:
             self.routes.touched.update(
                 storages_of([t for t in given if t.layout == torch.strided]) if storages is None else storages
@@ -782,7 +793,7 @@ class Recorder(TorchDispatchMode):
                 storage = tensor.untyped_storage()
                 if storage._cdata not in self._lives:  # as `born` does
                     allocation = Allocation(storage.nbytes(), entry, None, "activation")
-                    self.record.allocations.append(allocation)
+                    self.record.allocations.latest.append(allocation)
                     self.watch(storage, allocation)
         call, phase = self.scopes.current, self.phase
         if phase == "backward":
@@ -790,9 +801,20 @@ class Recorder(TorchDispatchMode):
             if operation.name in _WRITES and _is_in_place(operation.name, given):
                 self.record.in_place.append(entry)
         place = self.places.get(id(operation) if key is None else key)
-        self.record.entries.append(Entry(self.place_of(operation, key) if place is None else place, call, phase))
+        entries.operations.append(self.place_of(operation, key) if place is None else place)
+        entries.calls.append(call)
+        entries.phases.append(phase)
         if self._synchronize is not None:
             self.seconds.append(self._spent)
+
+    def book_again(self, operations: Sequence[Operation], call: int) -> None:
+        """Book entries of operations that an earlier call booked, in this one."""
+        places, entries = self.places, self.record.entries
+        for operation in operations:
+            place = places.get(id(operation))
+            entries.operations.append(self.place_of(operation) if place is None else place)
+            entries.calls.append(call)
+            entries.phases.append("forward")
 
     def place_of(self, operation: Operation, key: Any = None) -> int:
         key = id(operation) if key is None else key

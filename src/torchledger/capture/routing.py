@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import torch
 
-from torchledger.record import Choice, ModuleCall, Routing, Use
+from torchledger.record import CallColumns, Choice, Routing, Use
 
 # An overload's output that holds the indices it chose.
 CHOOSING = {"topk": 1, "sort": 1, "argmax": 0, "argmin": 0, "max": 1, "min": 1, "kthvalue": 1, "multinomial": 0}
@@ -58,7 +58,7 @@ class Routes:
 
     def follow(
         self,
-        calls: list[ModuleCall],
+        calls: CallColumns,
         call: int,
         entry: int | None,
         tensors: list[torch.Tensor],
@@ -97,13 +97,13 @@ class Routes:
             if chosen and (is_mask or _is_index(tensor) or tensor.numel() in sizes):
                 self._chosen[storage] = tuple({id(c): c for c in (*self._chosen.get(storage, ()), *chosen)}.values())
 
-    def read(self, calls: list[ModuleCall], call: int, tensor: torch.Tensor) -> None:
+    def read(self, calls: CallColumns, call: int, tensor: torch.Tensor) -> None:
         """Note that the program read values of `tensor`: where it goes by them ends nowhere to be seen."""
         for choice in self._chosen.get(tensor.untyped_storage()._cdata, ()):
             self._keep(calls, call, choice)
             choice.last = None
 
-    def _keep(self, calls: list[ModuleCall], call: int, choice: Choice) -> None:
+    def _keep(self, calls: CallColumns, call: int, choice: Choice) -> None:
         choice.call = _common(calls, choice.call, call)
         self._kept[choice.entry] = choice
 
@@ -138,11 +138,11 @@ def _is_index(tensor: torch.Tensor) -> bool:
     return not (tensor.dtype.is_floating_point or tensor.dtype.is_complex)
 
 
-def _common(calls: list[ModuleCall], one: int, other: int) -> int:
+def _common(calls: CallColumns, one: int, other: int) -> int:
     """Return the innermost call that two calls are part of; a call comes after the one that made it."""
     while one != other:
         later = max(one, other)
-        one, other = min(one, other), calls[later].parent or 0
+        one, other = min(one, other), calls.parents[later] or 0
     return one
 
 

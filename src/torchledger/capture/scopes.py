@@ -68,10 +68,12 @@ class Scopes:
         # Of each module: its row under its first path.
         self._numbers: dict[int, int] = dict(zip(modules, itertools.count(), strict=False))
         self._holders = modules.holders  # of these rows: the row of what holds the module there
-        record.modules += [
-            ModuleInfo(path, type(module).__name__, not module._modules, number)
-            for number, (path, module) in enumerate(modules.values())
-        ]
+        rows, count = record.modules, len(modules)
+        rows.paths += [path for path, _ in modules.values()]
+        rows.kinds += [type(module).__name__ for _, module in modules.values()]
+        rows.leaves += [not module._modules for _, module in modules.values()]
+        rows.registered += range(count)
+        rows.same_as += [None] * count
         record.calls.append(ModuleCall(0, None, 0))
         _, model = next(iter(modules.values()))
         self._stack: list[tuple[nn.Module, int]] = [(model, 0)]
@@ -128,21 +130,23 @@ class Scopes:
         """Book a call of a module that did not run, with the shapes of what it was given and returned."""
         caller, call = self._stack[-1]
         calls = self.record.calls
-        calls.append(ModuleCall(self._row(caller, call, module), call, started, given, returned))
-        return len(calls) - 1
+        number = len(calls.modules)
+        calls.modules.append(self._row(caller, call, module))
+        calls.parents.append(call)
+        calls.started.append(started)
+        calls.inputs.append(given)
+        calls.outputs.append(returned)
+        return number
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """Book that a call of a module begins: torch's hook before its forward."""
         if threading.get_ident() != self._thread:
             self.foreign_thread |= id(module) in self._first
             return
-        caller, call = self._stack[-1]
-        if module is caller and not self._root_is_open and len(self._stack) == 1:
+        if module is self._stack[-1][0] and not self._root_is_open and len(self._stack) == 1:
             self._root_is_open = True
             return
-        index = self._row(caller, call, module)
-        self.record.calls.append(ModuleCall(index, call, len(self.record.entries)))
-        self.current = len(self.record.calls) - 1
+        self.current = self.answered(module, len(self.record.entries.operations), (), ())
         self._stack.append((module, self.current))
         if self._learns:
             self._mark()
@@ -165,12 +169,12 @@ class Scopes:
         self.current = self._stack[-1][1]
         if self._learns:
             self._mark()
-        entry = self.record.calls[call]
+        calls = self.record.calls
         given = (*args, *kwargs.values()) if kwargs else args
         error = sys.exc_info()[1]
         with torch._C.DisableTorchFunction():  # a function mode is on, and asking for a shape would go through it
-            entry.inputs = _shapes_of(given)
-            entry.outputs = _shapes_of(output)
+            calls.inputs[call] = _shapes_of(given)
+            calls.outputs[call] = _shapes_of(output)
         if error is not None and error is not self._outer_error:
             note(error, "module", (call, module))
 
@@ -180,13 +184,13 @@ class Scopes:
 
     def _row(self, caller: nn.Module, call: int, module: nn.Module) -> int:
         """Return the row of a module that `caller` calls in its own call of this number."""
-        above = self.record.calls[call].module
+        above = self.record.calls.modules[call]
         row = self._numbers.get(id(module))
         if row is not None and self._holders[row] == above:  # under its first path: most calls
             return row
         row = self._rows.get((above, id(module)))
         if row is None:
-            row = self._rows[above, id(module)] = self._module_index(caller, self.record.modules[above].path, module)
+            row = self._rows[above, id(module)] = self._module_index(caller, self.record.modules.paths[above], module)
             self._held.append(module)
         return row
 

@@ -88,7 +88,7 @@ def _convolution(
     if transposed or len(sizes) != len(kernel) or spatial < 1 or dtype != weight.dtype:
         return None
     channels_last = False
-    if not x.is_contiguous() or not weight.is_contiguous():
+    if not (_plain(x) and _plain(weight)) and not (x.is_contiguous() and weight.is_contiguous()):
         channels_last = _is_channels_last(x) or _is_channels_last(weight)
         if not channels_last and not x.is_contiguous():
             return None
@@ -499,14 +499,6 @@ def _table() -> dict[str, Callable[..., Outputs | None]]:
 
 
 RULES = overloads(_table())
-_LISTED = frozenset(overloads({"split.Tensor": None}))  # a list, also of one tensor
-
-
-def container_of(func: Any, outputs: Outputs) -> type | None:
-    """Return what an operation puts the tensors into that it returns; None for one tensor."""
-    return list if func in _LISTED else tuple if len(outputs) > 1 else None
-
-
 _GROUPED_MM, _CONVOLUTION = (overloads({name: name}) for name in ("_grouped_mm.default", "convolution.default"))
 
 

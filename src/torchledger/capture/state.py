@@ -16,8 +16,8 @@ from torchledger.capture.recorder import Recorder
 from torchledger.capture.scopes import Modules
 from torchledger.capture.waiting import Waiting
 from torchledger.inputs import tensors_in
-from torchledger.parameters import HeldByModule, ParameterInfo, ParameterRows
-from torchledger.record import Record, StorageKind
+from torchledger.parameters import HeldByModules, ParameterInfo, ParameterRows
+from torchledger.record import Record, StateStorages, StorageKind
 
 
 def state_of(modules: Modules) -> list[torch.Tensor]:
@@ -106,20 +106,23 @@ def _list_waiting(
     """
     if recorder is None or not waits:
         return
-    first = place = len(listed)
-    tensors: list[torch.Tensor] = []
-    sizes: list[int] = []
-    found: list[HeldByModule] = []
-    for module_path, held in waits:
-        count = len(held.bytes)
-        tensors += [tensor for tensor in held.real.values() if tensor is not None]
-        found.append(HeldByModule(module_path, held.names, held.layouts, held.trains))
-        sizes += held.bytes
-        if kind == "parameter":
+    holders = [held for _, held in waits]
+    storages = StateStorages([size for held in holders for size in held.bytes], kind, first=len(listed))
+    if kind == "parameter":
+        place = storages.first
+        for held in holders:
+            count = len(held.bytes)
             held.places = range(place, place + count)
             place += count
-    listed.hold(found)
-    recorder.expect(tensors, sizes, kind, first)
+    listed.hold(
+        HeldByModules(
+            [path for path, _ in waits],
+            [held.names for held in holders],
+            [held.layouts for held in holders],
+            [held.trains for held in holders],
+        )
+    )
+    recorder.expect(holders, storages)
     waits.clear()
 
 
@@ -127,6 +130,7 @@ _SIZED = (torch.Tensor, nn.Parameter)
 
 
 def is_unset(tensor: torch.Tensor) -> bool:
+    """Whether a lazy parameter or buffer has no sizes yet."""
     return type(tensor) not in _SIZED and is_lazy(tensor)
 
 

@@ -98,12 +98,12 @@ def _summed(blocks: Sequence[Block], moments: int) -> list[int]:
 
 def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
     """Return the storages of a run as `form` has it."""
-    phases = [entry.phase for entry in record.entries]
+    operations, calls, phases = record.entries.operations, record.entries.calls, record.entries.phases
     backward = phases.index("backward") if "backward" in phases else None
     optimizer = phases.index("optimizer") if "optimizer" in phases else moments - 1
     one_by_one = form.device == "cpu" and record.one_by_one is not None and optimizer < moments - 1
-    paths = [record.modules[call.module].path for call in record.calls]
-    recomputing = [backward is not None and call.started > backward for call in record.calls]
+    paths = [record.modules.paths[module] for module in record.calls.modules]
+    recomputing = [backward is not None and started > backward for started in record.calls.started]
     in_place = frozenset(record.in_place)
     found: list[Block] = []
 
@@ -127,10 +127,10 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
         if a.kind in ("optimizer", "host"):
             add(a.bytes, optimizer if form.first else a.born, died, "optimizer state", owner)
             continue
-        if a.born >= len(record.entries):
+        if a.born >= len(operations):
             continue  # made after all that is booked
-        entry = record.entries[a.born]
-        module = paths[entry.call]
+        call, phase = calls[a.born], phases[a.born]
+        module = paths[call]
         if a.kind == "gradient":
             if form.gradients_stay:
                 add(a.bytes, 0, moments, "gradients", owner)
@@ -139,34 +139,34 @@ def _blocks(record: Record, form: Form, moments: int) -> list[Block]:
             else:
                 add(a.bytes, a.born + (a.born in in_place), died, "gradients", owner, a.born)
             continue
-        operation = record.operations[entry.operation]
+        operation = record.operations[operations[a.born]]
         if a.kind == "kernel":
             size = kept_bytes(operation, form.device, a.owner)
-            if a.died is not None and 0 < a.died <= len(record.entries):
+            if a.died is not None and 0 < a.died <= len(operations):
                 # What the backward lets go of before it is at its largest dies one operation earlier.
-                early = released_bytes(record.operations[record.entries[a.died - 1].operation], form.device)
+                early = released_bytes(record.operations[operations[a.died - 1]], form.device)
                 add(min(early, size), a.born, died - 1, "saved activations", module, a.born)
                 size -= min(early, size)
         else:
             size = output_bytes(operation, form.device, a.bytes)
-        if one_by_one and entry.phase == "optimizer":
+        if one_by_one and phase == "optimizer":
             continue
         category: Category = "temporaries"
         if a.died is None and a.kind == "activation":
             category = "outputs"
-        elif backward is not None and entry.phase == "forward" and died > backward:
+        elif backward is not None and phase == "forward" and died > backward:
             category = "saved activations"
-        elif recomputing[entry.call]:
+        elif recomputing[call]:
             category = "recomputed activations"
         add(size, a.born + (a.born in in_place), died, category, module, a.born)
     if one_by_one:
         add(record.one_by_one or 0, optimizer, moments - 1, "temporaries", "", optimizer)
     trains = record.step is not None
     passing: dict[int, Passing] = {}
-    for place, entry in enumerate(record.entries):
-        sizes = passing.get(entry.operation)
+    for place, (number, call) in enumerate(zip(operations, calls, strict=True)):
+        sizes = passing.get(number)
         if sizes is None:
-            sizes = passing[entry.operation] = passing_bytes(record.operations[entry.operation], form.device, trains)
-        add(sizes.tensors, place, place + 1, "temporaries", paths[entry.call], place)
-        add(sizes.scratch, place, place + 1, "kernel scratch", paths[entry.call], place)
+            sizes = passing[number] = passing_bytes(record.operations[number], form.device, trains)
+        add(sizes.tensors, place, place + 1, "temporaries", paths[call], place)
+        add(sizes.scratch, place, place + 1, "kernel scratch", paths[call], place)
     return found

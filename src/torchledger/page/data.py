@@ -29,7 +29,7 @@ def ledger_contents(
 
     `layers`, `operations`: of this record under this convention. `memory`: None for a run without allocations.
     """
-    kinds = {module.path: module.kind for module in record.modules}
+    kinds = dict(zip(record.modules.paths, record.modules.kinds, strict=True))
     folded, named, times = folds(layers, kinds)
     inner = {module.path: module.kind for module in record.modules if not module.leaf}
     return {
@@ -103,7 +103,7 @@ def _memory(record: Record, memory: MemoryReport) -> dict[str, object]:
     """Return the life of each storage, the bytes that the allocator hands out at each moment, and what runs then."""
     blocks = Timeline(record, memory.form).blocks
     categories = list(memory.timeline)
-    modules = [printable(record.modules[call.module].path) for call in record.calls]
+    modules = [printable(record.modules.paths[module]) for module in record.calls.modules]
     paths: dict[str, int] = {}
     lives = [
         [
@@ -116,7 +116,7 @@ def _memory(record: Record, memory: MemoryReport) -> dict[str, object]:
         ]
         for block in blocks
     ]
-    at = [paths.setdefault(modules[entry.call], len(paths)) for entry in record.entries]
+    at = [paths.setdefault(modules[call], len(paths)) for call in record.entries.calls]
     return {
         "device": memory.device,
         "allocator": memory.allocator,
@@ -128,7 +128,7 @@ def _memory(record: Record, memory: MemoryReport) -> dict[str, object]:
         "blocks": lives,
         "modules": list(paths),
         "operations": [printable(operation.name) for operation in record.operations],
-        "entries": [entry.operation for entry in record.entries],
+        "entries": list(record.entries.operations),
         "at": at,
         "phases": _phases(record),
         "notes": [printable(note) for note in memory.notes() if not note.startswith(("assumed:", "incomplete:"))],
@@ -137,7 +137,7 @@ def _memory(record: Record, memory: MemoryReport) -> dict[str, object]:
 
 def _phases(record: Record) -> list[list[object]]:
     """Return where each stretch of one phase begins; the loss is one, and the moment after all operations."""
-    names: list[str] = [entry.phase for entry in record.entries]
+    names: list[str] = [*record.entries.phases]
     for place in range(len(names) if record.loss_at is None else record.loss_at, len(names)):
         names[place] = "loss" if names[place] == "forward" else names[place]
     place = 0

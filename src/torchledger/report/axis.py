@@ -156,8 +156,8 @@ def _measured(record: Record) -> Iterator[Step]:
     keys = record.row_keys()
     entries: Counter[RowKey] = Counter(keys)
     calls: defaultdict[str, list[int]] = defaultdict(list)
-    for place, made in enumerate(record.calls):
-        calls[record.modules[made.module].path].append(place)
+    for place, module in enumerate(record.calls.modules):
+        calls[record.modules.paths[module]].append(place)
     steps = []
     for key, whole in seconds.items():
         if key in entries:
@@ -165,7 +165,7 @@ def _measured(record: Record) -> Iterator[Step]:
         path, name, _ = key
         there = calls[path]
         for place, call in enumerate(there):
-            moment = record.calls[call].started
+            moment = record.calls.started[call]
             steps.append(Step(moment, call, "forward", name or None, _share(whole, place, len(there))))
         if not there:  # it ran in the measured run alone
             root = next(iter(calls[""]), None)

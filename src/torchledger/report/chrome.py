@@ -171,8 +171,8 @@ class _Frames:
     """The bars around a step: its phase, then the modules of its path, each the call that was under way."""
 
     def __init__(self, record: Record) -> None:
-        self._calls = record.calls
-        self._paths = [record.modules[call.module].path for call in record.calls]
+        self._parents = record.calls.parents
+        self._paths = [record.modules.paths[module] for module in record.calls.modules]
         self._root = printable(record.model)
         self._known: dict[tuple[str, int | None], tuple[Frame, ...]] = {}
 
@@ -191,7 +191,7 @@ class _Frames:
             above = self._paths[call]
             if not above or path == above or path.startswith(above + "."):
                 chain.append(call)
-            call = self._calls[call].parent
+            call = self._parents[call]
         parts = path.split(".") if path else []
         depth = -1  # of the frame before
         for number in reversed(chain):
@@ -215,7 +215,7 @@ def _exact(axis: Axis, amount: int) -> object:
 
 
 def _mark(record: Record, step: Step, at: int | float) -> Event:
-    path = "" if step.call is None else record.modules[record.calls[step.call].module].path
+    path = "" if step.call is None else record.modules.paths[record.calls.modules[step.call]]
     args = {"module": printable(path), "phase": step.phase}
     name = printable(f"unknown: {step.name}")
     return {"ph": "i", "s": "t", "name": name, "cat": "unknown", "pid": PROCESS, "tid": THREAD, "ts": at, "args": args}

@@ -114,8 +114,8 @@ def _phases(record: Record) -> list[tuple[int, str]]:
     if record.step is None:
         return []
     starts: dict[str, int] = {}
-    for place, entry in enumerate(record.entries):
-        starts.setdefault(entry.phase, place)
+    for place, phase in enumerate(record.entries.phases):
+        starts.setdefault(phase, place)
     return [(place, phase) for phase, place in starts.items()]
 
 
