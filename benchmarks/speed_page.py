@@ -169,8 +169,11 @@ def stamps(rows: Sequence[Row], scale: Scale) -> list[str]:
     lines = ["- Made by `make docs` from what `make bench` writes to `benchmarks/results`: `speed.csv`, `scale.json`."]
     if dates:
         when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
-        where = f" on one core of {', '.join(machines)}" * bool(machines)
+        where = f" on one core, `scale.json` on {', '.join(machines)}" * bool(machines)
         lines.append(f"- {when}{where}; {', '.join(packages)}.")
+        lines.append(
+            "- Rows are measured anew where code or versions changed, on what machine there is: compare ratios, no ms."
+        )
     return lines
 
 

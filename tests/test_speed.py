@@ -150,7 +150,8 @@ def test_page_says_what_was_measured(results: tuple[Path, Path], script: Callabl
     text = script("speed_page").page(*results)
     lines = text.splitlines()
     assert (
-        "- 2026-01-02 to 2026-01-03 on one core of A processor; torch 2, torchvision 0, torchledger 1, thop 1." in lines
+        "- 2026-01-02 to 2026-01-03 on one core, `scale.json` on A processor; "
+        "torch 2, torchvision 0, torchledger 1, thop 1." in lines
     )
     for bar in (
         "| model on meta, cold: median | at most 0.2 | 0.21 (3 models) | missed |",
