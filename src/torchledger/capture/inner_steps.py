@@ -80,9 +80,9 @@ class _InnerSteps:
     def enter_keys(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Let hooks look things up by a stand-in that they have by parameter, such as an optimizer for each."""
         users = {id(user): user for user, _ in pairs}
-        for held in _dicts_of(
-            [hook for user in users.values() for hooks in gradient_hooks(user) for hook in hooks.values()]
-        ):
+        with torch._C.DisableTorchFunction():
+            found = [hook for user in users.values() for hooks in gradient_hooks(user) for hook in hooks.values()]
+        for held in _dicts_of(found):
             keys = [key for key in held if id(key) in users]
             if keys:
                 self._dicts.append((held, dict(held)))

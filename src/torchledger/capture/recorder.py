@@ -446,12 +446,14 @@ class Recorder(TorchDispatchMode):
 
         `arguments` has references to `tensors` by name, and numbers.
         """
-        key = (name, *((k, v.__class__, v) for k, v in arguments.items()), *keyed(tensors))
-        template = self._memo.get(key) if self._memo is not None else None
-        if template is not None:
-            with self.paused():
-                returned = template.replay(tensors)
-        else:
+        returned: list[torch.Tensor] = []
+        with torch._C.DisableTorchFunction():  # in a backward each question to a tensor would go by the front door
+            key = (name, *((k, v.__class__, v) for k, v in arguments.items()), *keyed(tensors))
+            template = self._memo.get(key) if self._memo is not None else None
+            if template is not None:
+                with self.paused():
+                    returned = template.replay(tensors)
+        if template is None:
             try:
                 with self.paused():
                     returned = tensors_in(self._timed(run))
@@ -462,10 +464,11 @@ class Recorder(TorchDispatchMode):
             template = Template(operation_of(name, arguments, tensors, outputs), outputs, tuple)
             if self._memo is not None and can_replay:
                 self._memo.put(key, template)
-        for output in template.outputs:
-            if output.source is not None:  # written in place
-                self.known.drop(tensors[output.source].untyped_storage()._cdata)
-        self._book(template.operation, template.outputs, returned, tensors)
+        with torch._C.DisableTorchFunction():
+            for output in template.outputs:
+                if output.source is not None:  # written in place
+                    self.known.drop(tensors[output.source].untyped_storage()._cdata)
+            self._book(template.operation, template.outputs, returned, tensors)
         return returned
 
     def _handle(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

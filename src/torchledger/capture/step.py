@@ -63,15 +63,17 @@ def _one_by_one(optimizer: torch.optim.Optimizer, recorder: Recorder) -> int:
     neighbours takes a step of its own, unbooked.
     """
     groups = optimizer.param_groups
-    trained = [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
-    if not trained:
-        return 0
-    sizes = [parameter.untyped_storage().nbytes() for parameter in trained]
-    last = max(range(len(trained)), key=lambda place: 2 * sizes[place] + (sizes[place - 1] if place else 0))
-    gradients = [(p, p.grad) for place, p in enumerate(trained) if place not in (last - 1, last)]
+    with torch._C.DisableTorchFunction():
+        trained = [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
+        if not trained:
+            return 0
+        sizes = [parameter.untyped_storage().nbytes() for parameter in trained]
+        last = max(range(len(trained)), key=lambda place: 2 * sizes[place] + (sizes[place - 1] if place else 0))
+        gradients = [(p, p.grad) for place, p in enumerate(trained) if place not in (last - 1, last)]
     try:
-        for parameter, _ in gradients:
-            parameter.grad = None
+        with torch._C.DisableTorchFunction():
+            for parameter, _ in gradients:
+                parameter.grad = None
         for group in groups:
             group["foreach"] = False
         with recorder.aside() as record:
@@ -79,8 +81,9 @@ def _one_by_one(optimizer: torch.optim.Optimizer, recorder: Recorder) -> int:
     finally:
         for group in groups:
             group["foreach"] = True
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
+        with torch._C.DisableTorchFunction():
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
     changes = [0] * (len(record.entries) + 2)
     for allocation in record.allocations:
         changes[allocation.born] += allocation.bytes
@@ -89,7 +92,8 @@ def _one_by_one(optimizer: torch.optim.Optimizer, recorder: Recorder) -> int:
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch._C.DisableTorchFunction():
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def loss_of(
