@@ -172,7 +172,7 @@ def stamps(rows: Sequence[Row], scale: Scale) -> list[str]:
         where = f" on one core, `scale.json` on {', '.join(machines)}" * bool(machines)
         lines.append(f"- {when}{where}; {', '.join(packages)}.")
         lines.append(
-            "- Rows are measured anew where code or versions changed, on what machine there is: compare ratios, no ms."
+            "- Rows are measured anew where code or versions changed, on the machine at hand: compare ratios alone."
         )
     return lines
 

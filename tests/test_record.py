@@ -606,9 +606,10 @@ def test_columns_are_a_sequence_of_rows() -> None:
     assert copy.deepcopy(entries) == pickle.loads(pickle.dumps(entries)) == entries
     with pytest.raises(IndexError):
         entries[3]
-    for wrong in ((), (0,), (0, 1, "forward", 2)):
+    no_rows: list[Any] = [(), (0,), (0, 1, "forward", 2)]
+    for wrong in no_rows:
         with pytest.raises(TypeError):
-            entries.append(wrong)  # type: ignore[arg-type]
+            entries.append(wrong)
     assert entries == ENTRIES, "a row is taken whole or not at all"
     other = copy.copy(entries)
     assert other == entries

@@ -122,7 +122,7 @@ class Entry(NamedTuple):
 
 
 class EntryColumns(Columns[Entry]):
-    """EntryColumns by column."""
+    """Entries by column."""
 
     __slots__ = names = ("operations", "calls", "phases")
     row = Entry
@@ -145,7 +145,7 @@ class ModuleInfo(NamedTuple):
 
 
 class ModuleColumns(Columns[ModuleInfo]):
-    """ModuleColumns by column."""
+    """Modules by column."""
 
     __slots__ = names = ("paths", "kinds", "leaves", "registered", "same_as")
     row = ModuleInfo
@@ -170,7 +170,7 @@ class ModuleCall(NamedTuple):
 
 
 class CallColumns(Columns[ModuleCall]):
-    """CallColumns of modules by column."""
+    """Calls of modules by column."""
 
     __slots__ = names = ("modules", "parents", "started", "inputs", "outputs")
     row = ModuleCall

@@ -336,7 +336,8 @@ STEPS = {
 
 def called() -> tuple[Any, ...]:
     """Return what runs where a module is called."""
-    call: Any = nn.Module._call_impl  # type: ignore[attr-defined]
+    module: Any = nn.Module  # to mypy a private name is none
+    call = module._call_impl
     return call, call.__code__, call.__kwdefaults__
 
 

@@ -53,6 +53,8 @@ LEAVES = {
     "adaptive pool to one": (lambda: nn.AdaptiveAvgPool2d(1), (4, 16, 16)),
 }
 
+MODULE: Any = nn.Module  # whose private names mypy does not know
+
 
 class Around(nn.Module):
     """A leaf twice, with results that live on, so that lifetimes show."""
@@ -358,7 +360,7 @@ def test_writes_in_place_are_counted_as_writes() -> None:
 
 
 def test_what_was_patched_for_a_run_is_put_back() -> None:
-    call: Any = nn.Module._call_impl  # type: ignore[attr-defined]
+    call = MODULE._call_impl
     before = call.__code__, call.__kwdefaults__
 
     def forward(net: Any, x: torch.Tensor) -> Any:
@@ -367,20 +369,20 @@ def test_what_was_patched_for_a_run_is_put_back() -> None:
 
     with pytest.raises(Exception, match="no"):
         analyze(Own(nn.ReLU(), forward), (4,))
-    assert nn.Module._call_impl is call  # type: ignore[attr-defined]
+    assert MODULE._call_impl is call
     assert (call.__code__, call.__kwdefaults__) == before == (call.__code__, None)
     assert nn.Linear(2, 2)(torch.ones(2)).shape == (2,)
 
 
 def test_a_call_that_forward_replaces_is_put_back() -> None:
-    call: Any = nn.Module._call_impl  # type: ignore[attr-defined]
+    call = MODULE._call_impl
 
     def forward(net: Any, x: torch.Tensor) -> Any:
-        nn.Module._call_impl = lambda self, *args: call(self, *args)  # type: ignore[attr-defined]
+        MODULE._call_impl = lambda self, *args: call(self, *args)
         return net.leaf(x)
 
     assert macs(Own(nn.Linear(4, 4), forward), (4,)) == 16
-    assert nn.Module._call_impl is call  # type: ignore[attr-defined]
+    assert MODULE._call_impl is call
 
 
 def test_no_class_of_modules_is_changed_for_a_run() -> None:
@@ -428,7 +430,7 @@ def test_keywords_of_modules_reach_them(name: str) -> None:
 
 
 def test_who_put_other_code_into_a_modules_call_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    call: Any = nn.Module._call_impl  # type: ignore[attr-defined]
+    call = MODULE._call_impl
     as_written = types.FunctionType(call.__code__, call.__globals__)
     model = nn.Sequential(nn.Linear(8, 8))
     assert macs(model, (8,)) == 64

@@ -181,14 +181,7 @@ def outlined(
 
     The outlines go to `outlines`, and to `key` what `flatten` would append for the tensors that they stand for.
     """
-    found: dict[str, object] = {}
-    for name, value in zip(kind.parameters, args, strict=False):
-        inner = type(value)
-        if inner in _NUMBERS:
-            key += (inner, value)
-            found[name] = value
-        else:
-            found[name] = _stated(value, outlines, key)
+    found = {name: _stated(value, outlines, key) for name, value in zip(kind.parameters, args, strict=False)}
     if kwargs:
         key.extend(kwargs)
         found |= {name: _stated(value, outlines, key) for name, value in kwargs.items()}
